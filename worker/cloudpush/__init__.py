@@ -1,0 +1,1 @@
+"""CloudPush pushes datasets into users' own cloud buckets and proves what it did."""

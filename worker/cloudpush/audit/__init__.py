@@ -1,0 +1,1 @@
+"""Postgres: the truth about pushes, and the append-only record of them."""

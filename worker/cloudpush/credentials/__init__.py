@@ -1,0 +1,1 @@
+"""Secrets: sealed in Vault, described in Postgres."""

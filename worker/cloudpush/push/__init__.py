@@ -1,0 +1,1 @@
+"""The story of a push: states, verdicts, lifecycle. Knows no library."""

@@ -1,0 +1,191 @@
+"""The nouns of a push: plain, frozen values that every layer may speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+from uuid import UUID
+
+from cloudpush.errors import CloudPushError
+from cloudpush.push.states import FileState, Overwrite, State, Strength
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where a destination's scheme leads: a dialect and an endpoint.
+
+    ``dialect`` is rclone's name of the S3 provider in lower case: ``aws``, ``minio``,
+    ``cloudflare``, ``seaweedfs``, ``backblaze``, ``ceph``, ``other``. ``endpoint`` is empty where
+    the dialect's own default holds. ``trusted`` says that the operator wrote this endpoint, so it may be
+    a private address; a user's own endpoint never is.
+    """
+
+    name: str
+    dialect: str
+    endpoint: str = ""
+    region: str = ""
+    path_style: bool = True
+    trusted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A bucket, a prefix in it and the profile that leads there."""
+
+    scheme: str
+    bucket: str
+    prefix: str  # without leading or trailing slash; may be empty
+    profile: Profile
+
+    @property
+    def uri(self) -> str:
+        """As the user writes it."""
+        return f"{self.scheme}://{self.bucket}/{self.prefix}" if self.prefix else f"{self.scheme}://{self.bucket}"
+
+
+@runtime_checkable
+class Secret(Protocol):
+    """An unsealed credential: lives in memory only and masks itself in ``repr``."""
+
+    @property
+    def kind(self) -> str:
+        """``access_key``, later ``signed_url``, ``oauth_grant``."""
+
+    @property
+    def endpoint(self) -> str:
+        """The credential's own endpoint, or an empty string."""
+
+    def reveal(self) -> Mapping[str, str]:
+        """Field name → plaintext, for the one place that hands it to the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to execute now. The token fences every later write."""
+
+    token: UUID
+    worker: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One request, as a worker holds it."""
+
+    id: UUID
+    owner: str
+    source: Path
+    destination: Destination
+    credential_id: UUID
+    credential_kind: str
+    min_strength: Strength
+    overwrite: Overwrite
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    attempt: int = 1
+    planned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A slice of a push that one task executes."""
+
+    push_id: UUID
+    number: int
+    first: int  # sequence number of the first file
+    last: int  # … and of the last, inclusive
+    files: int
+    bytes: int
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """One file of the plan. ``path`` is relative to the source, ``key`` is the whole object key."""
+
+    seq: int
+    path: str
+    key: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What the source was when it was read, once.
+
+    ``md5_etag`` is the ETag that an S3-like destination computes over these bytes when they are
+    sent in pieces of the engine's part size: plain MD5, or ``md5(md5s)-N``.
+    """
+
+    size: int
+    mtime_ns: int
+    sha256: bytes
+    md5: bytes
+    md5_etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the destination answered about one key. ``exists`` is None where it may not tell."""
+
+    exists: bool | None
+    size: int | None = None
+    etag: str = ""
+    version_id: str = ""
+    error: CloudPushError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """How one file ended in this attempt."""
+
+    seq: int
+    state: FileState
+    strength: Strength = Strength.NONE
+    sha256: bytes | None = None
+    expected: str = ""  # the digest that the destination's check was compared with
+    etag: str = ""
+    version_id: str = ""
+    uploaded_at: datetime | None = None
+    error: CloudPushError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A moment of a transfer. Speed in bytes per second, ETA in seconds."""
+
+    bytes: int = 0
+    files: int = 0
+    speed: float = 0.0
+    eta: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The value that a push or part ends an attempt with."""
+
+    state: State
+    error: CloudPushError | None = None
+    retry_in: float | None = None  # seconds; only with state QUEUED
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a pipeline asks for, already parsed but not yet checked against the store."""
+
+    owner: str
+    actor: str
+    source: str
+    destination: str
+    credential_id: UUID
+    profile: str = ""
+    min_strength: Strength = Strength.CHECKSUM
+    overwrite: Overwrite = Overwrite.IF_DIFFERENT
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    idempotency_key: str = ""

@@ -1,0 +1,159 @@
+"""What the story of a push needs from the outside world.
+
+Small interfaces, kept where they are consumed. Each docstring is a contract: what is returned,
+what is raised, what may be repeated. ``tests/contract`` holds every implementation to it, the
+fakes included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from cloudpush.errors import CloudPushError
+from cloudpush.push.job import (
+    Destination,
+    FileResult,
+    Fingerprint,
+    Lease,
+    Part,
+    PlannedFile,
+    Progress,
+    Push,
+    Secret,
+    Seen,
+    Verdict,
+)
+from cloudpush.push.states import State, Strength
+
+
+class Control(Protocol):
+    """Tells an execution whether to go on. Cheap; ask often."""
+
+    def check(self) -> None:
+        """Return while all is well; raise Cancelled or LeaseLost as soon as it is not."""
+
+
+class Vault(Protocol):
+    """Unseals credentials."""
+
+    def unseal(self, credential_id: UUID, owner: str, kind: str) -> Secret:
+        """Return the plaintext credential. Repeatable.
+
+        Raises VaultError (sealed, away, denied: all retryable) or CredentialError (purged: nothing
+        in Vault under this id; corrupt: does not decrypt for this owner, id and kind).
+        """
+
+
+class Session(Protocol):
+    """One destination, opened with one secret, in the transfer engine."""
+
+    def piece_size(self, size: int) -> int | None:
+        """Bytes per piece that a file of ``size`` bytes is sent in; None for a single request."""
+
+    def send(self, root: Path, files: Sequence[PlannedFile], control: Control) -> Mapping[int, CloudPushError]:
+        """Upload ``root / file.path`` to ``file.key`` for each file; overwrites. Repeatable.
+
+        Returns the failures by ``seq``; a file that is absent was accepted by the engine, which proves
+        nothing yet. Raises CloudPushError where nothing of the batch can succeed (credential refused, bucket
+        missing, engine crashed); Cancelled and LeaseLost within two seconds of ``control`` saying so,
+        with everything in flight stopped.
+        """
+
+    def progress(self) -> Progress:
+        """Bytes and files sent so far through this session, and the present speed."""
+
+
+class Engine(Protocol):
+    """Moves bytes."""
+
+    def open(self, destination: Destination, secret: Secret, group: str) -> AbstractContextManager[Session]:
+        """A session under the unique name ``group``; leaving the context forgets the secret.
+
+        Raises EngineError when the engine cannot be started.
+        """
+
+
+class Inspector(Protocol):
+    """Asks the destination what it has, and says what that proves."""
+
+    def look(self, destination: Destination, secret: Secret, keys: Sequence[str], control: Control) -> Sequence[Seen]:
+        """One HEAD (or its equivalent) per key, many at once; answers in the order of ``keys``. Repeatable.
+
+        A key that is absent, or that we may not see, is a Seen, not an error; so is a failure that
+        concerns one key. Raises DestinationError where no key can be asked (refused connection,
+        unresolvable host, bucket missing, expired session).
+        """
+
+    def survey(self, destination: Destination, secret: Secret, keys: Sequence[str], control: Control) -> Sequence[Seen]:
+        """As ``look``, for deciding what need not be sent; may list instead of asking key by key."""
+
+    def strength(self, expected: Fingerprint, seen: Seen) -> Strength:
+        """What ``seen`` proves about ``expected``; NONE where they differ. Pure."""
+
+
+class Store(Protocol):
+    """Postgres: the truth. Every call is one transaction that appends its events."""
+
+    def claim_push(self, push_id: UUID, lease: Lease) -> Push | None:
+        """Take a queued push, or one whose lease ran out; None where someone else has it or it is over."""
+
+    def record_plan_page(self, push: Push, lease: Lease, files: Sequence[PlannedFile], part: Part) -> None:
+        """Store one part and its files while planning goes on. Raises LeaseLost."""
+
+    def finish_plan(self, push: Push, lease: Lease, *, files: int, bytes_: int, parts: int, hold: Part | None) -> None:
+        """The walk is complete. ``hold``: this part is ours already, leased to ``lease``. Raises LeaseLost."""
+
+    def claim_part(self, push_id: UUID, number: int, lease: Lease) -> tuple[Push, Part] | None:
+        """Take a queued part, or one whose lease ran out; None where someone else has it or it is over."""
+
+    def open_files(self, part: Part, limit: int, after: int) -> Sequence[PlannedFile]:
+        """The part's files that are not done, in order, after sequence number ``after``."""
+
+    def record_credential_use(self, push: Push, part: Part, lease: Lease) -> None:
+        """Append that this worker unseals the push's credential now. Raises LeaseLost, CredentialError."""
+
+    def record_files(self, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
+        """Store verdicts of files. Repeatable. Raises LeaseLost."""
+
+    def end_part(self, push: Push, part: Part, lease: Lease, verdict: Verdict) -> State | None:
+        """End this attempt of a part; the last part ends the push, whose state is returned. Raises LeaseLost."""
+
+    def end_push(self, push: Push, lease: Lease, verdict: Verdict) -> None:
+        """End an attempt that did not get as far as parts. Raises LeaseLost."""
+
+    def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, bool]:
+        """Extend leases: token → whether its push is to be cancelled. A missing token has lost its lease."""
+
+    def note_progress(self, moments: Mapping[UUID, Progress]) -> None:
+        """Write progress into rows, by lease token. Best effort, at a low rate."""
+
+
+class Announcer(Protocol):
+    """The broker: a hint that there is work. Messages carry ids only."""
+
+    def push(self, push_id: UUID) -> None:
+        """Announce a push. Raises BrokerError; the sweep announces again."""
+
+    def parts(self, push_id: UUID, numbers: Sequence[int]) -> None:
+        """Announce parts. Raises BrokerError; the sweep announces again."""
+
+    def progress(self, push_id: UUID, progress: Progress) -> None:
+        """Publish to whoever watches. Never raises."""
+
+    def ended(self, push_id: UUID, state: State) -> None:
+        """Publish that the push reached ``state``. Never raises."""
+
+
+class Clock(Protocol):
+    """Time and chance, so that tests own both."""
+
+    def now(self) -> datetime:
+        """The present, aware, UTC."""
+
+    def jitter(self) -> float:
+        """A number in [0, 1)."""

@@ -1,0 +1,131 @@
+"""Few states, many events: each with its meaning beside it.
+
+``tests/unit/test_states.py`` and the migration tests hold these enums, the transition table
+and the database's own constraints in step.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class State(StrEnum):
+    """Where a push, or one of its parts, stands."""
+
+    QUEUED = "queued"  # stored; nobody executes it now
+    RUNNING = "running"  # a worker holds the lease
+    AWAITING_CONSENT = "awaiting_consent"  # paused until its grant is valid again
+    SUCCEEDED = "succeeded"  # every file is there and proved as strongly as demanded
+    UNVERIFIED = "unverified"  # uploaded, but not proved as strongly as demanded
+    FAILED = "failed"  # ended with a code; see who must act
+    CANCELLED = "cancelled"  # ended because somebody asked for it
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing can follow."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.AWAITING_CONSENT, State.FAILED, State.CANCELLED}),
+    State.RUNNING: frozenset(
+        {
+            State.QUEUED,
+            State.AWAITING_CONSENT,
+            State.SUCCEEDED,
+            State.UNVERIFIED,
+            State.FAILED,
+            State.CANCELLED,
+        }
+    ),
+    State.AWAITING_CONSENT: frozenset({State.QUEUED, State.FAILED, State.CANCELLED}),
+    State.SUCCEEDED: frozenset(),
+    State.UNVERIFIED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+
+
+class FileState(StrEnum):
+    """Where one file stands. Everything but PLANNED is a verdict."""
+
+    PLANNED = "planned"  # listed, not yet dealt with
+    VERIFIED = "verified"  # uploaded and proved as strongly as demanded
+    SKIPPED = "skipped"  # was there already and is proved equal; nothing was sent
+    UNVERIFIED = "unverified"  # uploaded, proved less strongly than demanded
+    FAILED = "failed"  # see its error code
+    CANCELLED = "cancelled"  # not dealt with before the push was cancelled
+
+    @property
+    def done(self) -> bool:
+        """Whether the file is at the destination and proved: a retry leaves it alone."""
+        return self in (FileState.VERIFIED, FileState.SKIPPED)
+
+
+class Strength(IntEnum):
+    """How strongly a file is proved to be at the destination; a higher one proves more.
+
+    A digest that the client itself stored as metadata proves nothing and has no place here.
+    """
+
+    NONE = 0  # nothing was seen
+    RESPONSE = 1  # only a 2xx answer
+    SIZE = 2  # the provider reports our size
+    INGEST = 3  # the provider checked each piece against a digest that we sent
+    CHECKSUM = 4  # a digest that the provider computed over the stored object equals ours
+    REREAD = 5  # the object's bytes were read back and hashed
+
+    @property
+    def word(self) -> str:
+        """The name in lower case, as the database and users write it."""
+        return self.name.lower()
+
+    @classmethod
+    def of(cls, word: str) -> Strength:
+        """The strength called ``word``; raises KeyError."""
+        return cls[word.upper()]
+
+
+class Overwrite(StrEnum):
+    """What to do about an object that is there already."""
+
+    NEVER = "never"  # an equal object is skipped, a different one fails the file
+    IF_DIFFERENT = "if-different"  # an equal object is skipped, a different one replaced
+    ALWAYS = "always"  # send everything
+
+
+class Event(StrEnum):
+    """What the audit can say. Appended, never changed."""
+
+    PUSH_QUEUED = "push.queued"  # intake stored the request
+    PUSH_ANNOUNCED_AGAIN = "push.announced_again"  # the sweep found the message lost
+    PUSH_CLAIMED = "push.claimed"  # a worker took the lease
+    PUSH_PLANNED = "push.planned"  # the source was walked; files and parts are known
+    PUSH_RETRY_SCHEDULED = "push.retry_scheduled"  # failed for a passing reason
+    PUSH_LEASE_EXPIRED = "push.lease_expired"  # its worker vanished
+    PUSH_CANCEL_REQUESTED = "push.cancel_requested"  # somebody asked to stop
+    PUSH_AWAITING_CONSENT = "push.awaiting_consent"
+    PUSH_SUCCEEDED = "push.succeeded"
+    PUSH_UNVERIFIED = "push.unverified"
+    PUSH_FAILED = "push.failed"
+    PUSH_CANCELLED = "push.cancelled"
+    PART_CLAIMED = "part.claimed"
+    PART_RETRY_SCHEDULED = "part.retry_scheduled"
+    PART_LEASE_EXPIRED = "part.lease_expired"
+    PART_FINISHED = "part.finished"  # carries the digest of the part's file rows
+    FILE_FAILED = "file.failed"  # with the provider's words, redacted
+    CREDENTIAL_SEALING = "credential.sealing"  # row written, secret on its way to Vault
+    CREDENTIAL_CREATED = "credential.created"  # the secret is in Vault
+    CREDENTIAL_USED = "credential.used"  # unsealed: by which worker, for which push
+    CREDENTIAL_REWRAPPED = "credential.rewrapped"  # its data key is under the newest Transit key
+    CREDENTIAL_EXPIRED = "credential.expired"
+    CREDENTIAL_PURGED = "credential.purged"  # destroyed in Vault, seen to be gone
+
+
+#: The event that says that a push has reached a final state.
+ENDINGS: dict[State, Event] = {
+    State.SUCCEEDED: Event.PUSH_SUCCEEDED,
+    State.UNVERIFIED: Event.PUSH_UNVERIFIED,
+    State.FAILED: Event.PUSH_FAILED,
+    State.CANCELLED: Event.PUSH_CANCELLED,
+}

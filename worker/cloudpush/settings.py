@@ -1,0 +1,163 @@
+"""Settings: read once into a frozen object; a wrong one names its key, its value and the fix.
+
+Sources, strongest first: environment variables ``CLOUDPUSH_*``; the file that
+``CLOUDPUSH_ENV_FILE`` names; ``cloudpush.env`` in the platform's user data directory (where
+``cloudpush up`` leaves one). ``config/cloudpush.env.example`` explains every key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cloudpush.errors import Code, SettingsError
+
+PREFIX = "CLOUDPUSH_"
+ENV_FILE = PREFIX + "ENV_FILE"
+#: Read by the embedded stack and by this module, not settings of the product.
+OUTSIDE = {ENV_FILE, PREFIX + "DATA_DIR"}
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+
+def default_data_dir() -> Path:
+    """The directory that ``cloudpush up`` uses unless told otherwise."""
+    return Path(os.environ.get(PREFIX + "DATA_DIR") or platformdirs.user_data_path("cloudpush"))
+
+
+class ProfileSettings(BaseModel):
+    """One table of the profiles file: an endpoint that the operator vouches for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dialect: str = "other"
+    endpoint: str = ""
+    region: str = ""
+    path_style: bool = True
+
+
+def _split(value: object, separator: str) -> object:
+    return tuple(p.strip() for p in value.split(separator) if p.strip()) if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """Everything that can be set. Field ``x`` is the variable ``CLOUDPUSH_X``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    # Postgres, Redis
+    database_url: str = "postgresql:///cloudpush"
+    database_admin_url: str = ""  # owner of the tables; `cloudpush db upgrade` only
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    # Vault or OpenBao
+    vault_url: str = "http://127.0.0.1:8200"
+    vault_namespace: str = ""
+    vault_ca_file: Path | None = None
+    vault_auth_dir: Path = Path("/etc/cloudpush/vault")  # {intake,worker,keeper}-{role-id,secret-id}
+    vault_approle_mount: str = "approle"
+    vault_kv_mount: str = "cloudpush"
+    vault_transit_mount: str = "transit"
+    vault_transit_key: str = "cloudpush"
+    # what may be read, and where to
+    source_roots: tuple[Path, ...] = ()
+    allowed_endpoints: tuple[str, ...] = ()  # host or host:port
+    profiles_file: Path | None = None
+    # the engine
+    rclone: str = "rclone"
+    runtime_dir: Path | None = None  # private directory for the engine's socket
+    transfers: Annotated[int, Field(ge=1, le=256)] = 32
+    # the worker
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+    part_files: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+    part_bytes: Annotated[int, Field(ge=MIB)] = 8 * GIB
+    lease_seconds: Annotated[float, Field(ge=2)] = 30.0
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = 2.0
+    max_attempts: Annotated[int, Field(ge=1)] = 8
+    retry_base_seconds: Annotated[float, Field(gt=0)] = 2.0
+    retry_cap_seconds: Annotated[float, Field(gt=0)] = 300.0
+    # the sweeper
+    sweep_seconds: Annotated[float, Field(gt=0)] = 1.0
+    # logs
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @field_validator("source_roots", mode="before")
+    @classmethod
+    def _roots(cls, value: object) -> object:
+        return _split(value, os.pathsep)
+
+    @field_validator("allowed_endpoints", mode="before")
+    @classmethod
+    def _endpoints(cls, value: object) -> object:
+        return _split(value, ",")
+
+    @field_validator("vault_ca_file", "profiles_file", "runtime_dir", mode="before")
+    @classmethod
+    def _absent(cls, value: object) -> object:
+        return None if value == "" else value
+
+    def profiles(self) -> dict[str, ProfileSettings]:
+        """The operator's destination profiles by name. Raises SettingsError."""
+        if self.profiles_file is None:
+            return {}
+        key = PREFIX + "PROFILES_FILE"
+        try:
+            tables = tomllib.loads(self.profiles_file.read_text(encoding="utf-8"))
+            return {name: ProfileSettings.model_validate(table) for name, table in tables.items()}
+        except OSError as e:
+            raise _wrong(key, str(self.profiles_file), f"cannot be read: {e.strerror}") from e
+        except tomllib.TOMLDecodeError as e:
+            raise _wrong(key, str(self.profiles_file), f"is not TOML: {e}") from e
+        except ValidationError as e:
+            first = e.errors(include_input=False)[0]
+            where = ".".join(str(x) for x in first["loc"])
+            raise _wrong(key, str(self.profiles_file), f"{where}: {first['msg']}") from e
+
+
+def _wrong(key: str, value: str, why: str) -> SettingsError:
+    return SettingsError(Code.SETTINGS_INVALID, f"{key}={value!r} {why}", field=key)
+
+
+def read_settings(env: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from the environment and the file it names; ``overrides`` are strongest.
+
+    Raises SettingsError for an unknown key, a value that does not fit or a file that is not there.
+    """
+    env = os.environ if env is None else env
+    values = {**_from_file(env), **{k: v for k, v in env.items() if k.startswith(PREFIX) and k not in OUTSIDE}}
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see config/cloudpush.env.example"
+            raise SettingsError(Code.SETTINGS_INVALID, f"{key} is not a setting: {hint}", field=key)
+    try:
+        return Settings.model_validate({known[k]: v for k, v in values.items()} | overrides)
+    except ValidationError as e:
+        first = e.errors(include_input=False)[0]
+        key = PREFIX + str(first["loc"][0]).upper()
+        raise _wrong(key, _shown(key, values.get(key, "")), f"is wrong: {first['msg']}") from e
+
+
+def _from_file(env: Mapping[str, str]) -> dict[str, str]:
+    named = env.get(ENV_FILE)
+    path = Path(named) if named else default_data_dir() / "cloudpush.env"
+    if not path.is_file():
+        if named:
+            raise _wrong(ENV_FILE, named, "is not a file; unset it or start `cloudpush up`")
+        return {}
+    return {k: v for k, v in dotenv_values(path, interpolate=False).items() if v is not None}
+
+
+def _shown(key: str, value: str) -> str:
+    """URLs may carry passwords: show what identifies them, not what opens them."""
+    return value.rpartition("@")[2] if key.endswith("_URL") else value

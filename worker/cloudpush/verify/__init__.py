@@ -1,0 +1,1 @@
+"""Asking the destination what it has, and what that proves."""
