@@ -1,0 +1,133 @@
+"""The sweep's side of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from cloudpush.audit.database import append_events, transaction, translated
+from cloudpush.errors import Code
+from cloudpush.push.states import Event, State
+from cloudpush.push.sweep import Due
+
+#: The advisory lock of the one sweeper that works.
+LEADER = 0x636C6F7573776570  # "clouswep"
+ACTOR = "sweeper"
+MESSAGE = "Its worker vanished and it ran out of attempts."
+
+
+class Broom:
+    """``push.sweep.Broom`` on Postgres."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._leading: sa.Connection | None = None
+
+    def lead(self) -> bool:
+        """Hold a session's lock for as long as the connection lives; a dead leader's lock is free at once."""
+        if self._leading is not None:
+            try:
+                with translated():
+                    self._leading.execute(sa.text("SELECT 1"))
+                    self._leading.rollback()
+            except Exception:
+                self.close()
+                raise
+            return True
+        with translated():
+            connection = self._engine.connect()
+            held = connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": LEADER}).scalar_one()
+            connection.rollback()
+        if held:
+            self._leading = connection
+        else:
+            connection.close()
+        return bool(held)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._leading is not None:
+            self._leading.invalidate()
+            self._leading.close()
+            self._leading = None
+
+    def release_expired(self, max_strikes: int) -> Sequence[tuple[UUID, State]]:
+        """Queue again what a vanished worker held. What vanished too often ends as WORKER_LOST."""
+        ended: list[tuple[UUID, State]] = []
+        with transaction(self._engine) as c:
+            for row in c.execute(RELEASE_PARTS).all():
+                data = {"part": row.number, "worker": row.worker}
+                append_events(c, row.push_id, ACTOR, [(Event.PART_LEASE_EXPIRED, None, data)])
+            for row in c.execute(RELEASE_PUSHES, {"max": max_strikes}).all():
+                append_events(c, row.id, ACTOR, [(Event.PUSH_LEASE_EXPIRED, None, {"worker": row.worker})])
+                if row.state == State.FAILED:
+                    data = {"code": Code.WORKER_LOST, "message": MESSAGE}
+                    append_events(c, row.id, ACTOR, [(Event.PUSH_FAILED, None, data)])
+                if row.state == State.CANCELLED:
+                    append_events(c, row.id, ACTOR, [(Event.PUSH_CANCELLED, None, {})])
+                if State(row.state).final:
+                    ended.append((row.id, State(row.state)))
+        return ended
+
+    def due(self, *, unannounced_for: float, limit: int) -> Due:
+        """Queued and due, but not announced lately: mark and return it."""
+        params = {"seconds": unannounced_for, "limit": limit}
+        with transaction(self._engine) as c:
+            pushes = [row.id for row in c.execute(DUE_PUSHES, params)]
+            parts = [(row.push_id, row.number) for row in c.execute(DUE_PARTS, params)]
+        return Due(pushes, parts)
+
+
+RELEASE_PARTS = sa.text("""
+    WITH gone AS (
+        SELECT push_id, number, worker FROM part
+        WHERE state = 'running' AND lease_until < clock_timestamp() FOR UPDATE SKIP LOCKED LIMIT 500
+    )
+    UPDATE part SET state = 'queued', lease_token = NULL, lease_until = NULL, announced_at = NULL,
+        strikes = strikes + 1, next_attempt_at = clock_timestamp(),
+        error_code = 'WORKER_LOST', error_message = 'Its worker vanished.'
+    FROM gone WHERE part.push_id = gone.push_id AND part.number = gone.number
+    RETURNING part.push_id, part.number, gone.worker
+""")
+
+# Only pushes that were being planned hold a lease themselves.
+RELEASE_PUSHES = sa.text("""
+    WITH gone AS (
+        SELECT id, worker, CASE
+            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN strikes + 1 >= :max THEN 'failed'
+            ELSE 'queued' END AS next
+        FROM push WHERE state = 'running' AND lease_until < clock_timestamp() FOR UPDATE SKIP LOCKED LIMIT 500
+    )
+    UPDATE push SET state = gone.next, lease_token = NULL, lease_until = NULL, announced_at = NULL,
+        strikes = strikes + 1, next_attempt_at = clock_timestamp(),
+        finished_at = CASE WHEN gone.next <> 'queued' THEN clock_timestamp() END,
+        error_code = CASE WHEN gone.next = 'cancelled' THEN 'CANCELLED' ELSE 'WORKER_LOST' END,
+        error_message = 'Its worker vanished.'
+    FROM gone WHERE push.id = gone.id
+    RETURNING push.id, push.state, gone.worker
+""")
+
+DUE_PUSHES = sa.text("""
+    UPDATE push SET announced_at = clock_timestamp()
+    WHERE id IN (
+        SELECT id FROM push
+        WHERE state = 'queued' AND coalesce(next_attempt_at, '-infinity') <= clock_timestamp()
+          AND coalesce(announced_at, '-infinity') <= clock_timestamp() - make_interval(secs => :seconds)
+        ORDER BY next_attempt_at NULLS FIRST LIMIT :limit FOR UPDATE SKIP LOCKED)
+    RETURNING id
+""")
+
+DUE_PARTS = sa.text("""
+    UPDATE part SET announced_at = clock_timestamp()
+    FROM (
+        SELECT q.push_id, q.number FROM part q JOIN push p ON p.id = q.push_id
+        WHERE q.state = 'queued' AND p.planned_at IS NOT NULL
+          AND coalesce(q.next_attempt_at, '-infinity') <= clock_timestamp()
+          AND coalesce(q.announced_at, '-infinity') <= clock_timestamp() - make_interval(secs => :seconds)
+        ORDER BY q.next_attempt_at NULLS FIRST LIMIT :limit FOR UPDATE OF q SKIP LOCKED) AS found
+    WHERE part.push_id = found.push_id AND part.number = found.number
+    RETURNING part.push_id, part.number
+""")

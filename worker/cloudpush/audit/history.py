@@ -1,0 +1,137 @@
+"""Reading the record: what was pushed, where it stands, what happened to it. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from cloudpush.audit.database import transaction
+from cloudpush.audit.tables import event, file, part, push
+from cloudpush.errors import Code, InputError
+from cloudpush.push.states import FileState, State
+
+Row = dict[str, Any]
+
+#: Rows fetched at once when a whole table is streamed.
+STREAM_ROWS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which pushes. Empty means all; several fields mean all of them at once."""
+
+    owner: str | None = None
+    bucket: str | None = None
+    state: State | None = None
+    credential_kind: str | None = None
+    error_code: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    label: tuple[str, str] | None = None
+
+
+class History:
+    """Questions that users and auditors ask."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def pushes(self, which: Filter, *, limit: int = 50, before: UUID | None = None) -> list[Row]:
+        """The newest pushes first; ``before``: only those older than this one, for the next page."""
+        query = sa.select(push).order_by(push.c.created_at.desc(), push.c.id.desc()).limit(limit)
+        for condition in _conditions(which):
+            query = query.where(condition)
+        if before is not None:
+            older = sa.select(push.c.created_at, push.c.id).where(push.c.id == before).subquery()
+            query = query.where(
+                sa.tuple_(push.c.created_at, push.c.id) < sa.select(older.c.created_at, older.c.id).scalar_subquery()
+            )
+        with transaction(self._engine) as c:
+            return [_shown(row) for row in c.execute(query).mappings()]
+
+    def push(self, push_id: UUID, owner: str | None = None) -> Row:
+        """One push, with what its running parts have sent. Raises InputError UNKNOWN_PUSH, NOT_OWNER."""
+        with transaction(self._engine) as c:
+            row = c.execute(sa.select(push).where(push.c.id == push_id)).mappings().one_or_none()
+            if row is None:
+                raise InputError(Code.UNKNOWN_PUSH, f"push {push_id} is not known.", field="push")
+            if owner is not None and row["owner"] != owner:
+                raise InputError(Code.NOT_OWNER, f"push {push_id} belongs to another owner.", field="push")
+            live = c.execute(
+                sa.select(
+                    sa.func.coalesce(sa.func.sum(part.c.sent_bytes), 0).label("sent_bytes"),
+                    sa.func.coalesce(sa.func.sum(part.c.sent_files), 0).label("sent_files"),
+                    sa.func.sum(part.c.speed).label("speed"),
+                    sa.func.max(part.c.eta_seconds).label("eta_seconds"),
+                ).where(part.c.push_id == push_id, part.c.state == State.RUNNING)
+            ).mappings()
+            return {**_shown(row), **live.one()}
+
+    def parts(self, push_id: UUID) -> list[Row]:
+        """The push's parts in order."""
+        query = sa.select(part).where(part.c.push_id == push_id).order_by(part.c.number)
+        with transaction(self._engine) as c:
+            return [_shown(row) for row in c.execute(query).mappings()]
+
+    def events(self, stream: UUID) -> list[Row]:
+        """Everything that happened to a push or a credential, in order."""
+        query = sa.select(
+            event.c.seq, event.c.at, event.c.kind, event.c.actor, event.c.credential_id, event.c.data, event.c.hash
+        )
+        with transaction(self._engine) as c:
+            rows = c.execute(query.where(event.c.stream == stream).order_by(event.c.seq)).mappings()
+            return [_shown(row) for row in rows]
+
+    def files(
+        self, push_id: UUID, *, states: Sequence[FileState] = (), after: int = 0, limit: int | None = None
+    ) -> Iterator[Row]:
+        """The push's files in order, streamed in constant memory; ``after``: a sequence number, for the next page."""
+        left = limit
+        while left is None or left > 0:
+            rows = self._file_page(push_id, states, after, min(STREAM_ROWS, left or STREAM_ROWS))
+            yield from rows
+            if len(rows) < min(STREAM_ROWS, left or STREAM_ROWS):
+                return
+            after = rows[-1]["seq"]
+            left = None if left is None else left - len(rows)
+
+    def _file_page(self, push_id: UUID, states: Sequence[FileState], after: int, limit: int) -> list[Row]:
+        query = sa.select(file).where(file.c.push_id == push_id, file.c.seq > after)
+        if states:
+            query = query.where(file.c.state.in_([s.value for s in states]))
+        with transaction(self._engine) as c:
+            return [_shown(row) for row in c.execute(query.order_by(file.c.seq).limit(limit)).mappings()]
+
+
+def _conditions(which: Filter) -> Iterator[sa.ColumnElement[bool]]:
+    columns = push.c
+    for column, value in (
+        (columns.owner, which.owner),
+        (columns.bucket, which.bucket),
+        (columns.state, which.state and which.state.value),
+        (columns.credential_kind, which.credential_kind),
+        (columns.error_code, which.error_code),
+    ):
+        if value is not None:
+            yield column == value
+    if which.since is not None:
+        yield columns.created_at >= which.since
+    if which.until is not None:
+        yield columns.created_at < which.until
+    if which.label is not None:
+        key, value = which.label
+        yield columns.labels.contains({key: value})
+
+
+def _shown(row: sa.RowMapping) -> Row:
+    """A row as people and JSON see it: digests in hex, internals left out."""
+    return {
+        name: bytes(value).hex() if isinstance(value, bytes | memoryview) else value
+        for name, value in row.items()
+        if name not in ("lease_token", "request_sha256")
+    }

@@ -1,0 +1,193 @@
+"""Is the record what was written? Recomputes every hash chain and compares file rows with their digests.
+
+What a chain proves: an event that was edited, inserted, reordered or deleted in its middle breaks the
+link that follows it; a deleted tail leaves the chain's head behind; a file row edited after its part ended no longer
+matches the digest in the part's own event. The recomputation here is independent of the database's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from cloudpush.audit.database import transaction
+from cloudpush.audit.tables import chain
+from cloudpush.push.states import ENDINGS, Event, State
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+VERSION = "cloudpush-event-1"
+PAGE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that is not as it was written."""
+
+    stream: UUID
+    seq: int | None
+    what: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What was checked, and what was found."""
+
+    streams: int = 0
+    events: int = 0
+    parts: int = 0
+    files: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was found."""
+        return not self.faults
+
+
+def event_hash(
+    prev: bytes, stream: UUID, seq: int, at: datetime, kind: str, actor: str, credential: UUID | None, data: str
+) -> bytes:
+    """The link of one event: SHA-256 over the previous link and the event's fields.
+
+    Fields are joined by U+001F; ``actor`` is preceded by its length in bytes and ``data`` is last, so that no
+    two events have the same text. ``data`` is the stored JSON text itself. Times count microseconds since 1970.
+    """
+    since = at - EPOCH
+    micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    fields = (
+        VERSION,
+        str(stream),
+        str(seq),
+        str(micros),
+        kind,
+        str(credential) if credential else "-",
+        str(len(actor.encode())),
+        actor,
+        data,
+    )
+    return hashlib.sha256(prev + "\x1f".join(fields).encode()).digest()
+
+
+def genesis(stream: UUID) -> bytes:
+    """The link before a stream's first event."""
+    return hashlib.sha256(str(stream).encode()).digest()
+
+
+def verify(engine: sa.Engine, push_id: UUID | None = None) -> Report:
+    """Check one push, or everything. Reads in pages; memory does not grow with the history."""
+    report = Report()
+    # One snapshot: what is appended while we read is not half seen.
+    with transaction(engine.execution_options(isolation_level="REPEATABLE READ")) as c:
+        for stream, seq, head in _heads(c, push_id):
+            report.streams += 1
+            _verify_chain(c, report, stream, seq, bytes(head))
+        _verify_strays(c, report, push_id)
+        _verify_states(c, report, push_id)
+    return report
+
+
+def _heads(c: sa.Connection, push_id: UUID | None) -> Iterator[tuple[UUID, int, bytes]]:
+    query = sa.select(chain.c.stream, chain.c.seq, chain.c.hash).order_by(chain.c.stream).limit(PAGE)
+    if push_id is not None:
+        query = query.where(chain.c.stream == push_id)
+    last: UUID | None = None
+    while True:
+        rows = c.execute(query if last is None else query.where(chain.c.stream > last)).all()
+        for row in rows:
+            yield row.stream, row.seq, row.hash
+        if len(rows) < PAGE:
+            return
+        last = rows[-1].stream
+
+
+def _verify_chain(c: sa.Connection, report: Report, stream: UUID, head_seq: int, head: bytes) -> None:
+    link, seq = genesis(stream), 0
+    while True:
+        rows = c.execute(EVENTS, {"stream": stream, "after": seq, "limit": PAGE}).all()
+        for row in rows:
+            report.events += 1
+            if row.seq != seq + 1:
+                report.faults.append(Fault(stream, seq + 1, f"event {seq + 1} is missing; the next one is {row.seq}"))
+            elif bytes(row.prev) != link:
+                report.faults.append(
+                    Fault(stream, row.seq, f"event {row.seq} ({row.kind}) does not follow its predecessor")
+                )
+            expected = event_hash(
+                bytes(row.prev), stream, row.seq, row.at, row.kind, row.actor, row.credential_id, row.data
+            )
+            if expected != bytes(row.hash):
+                report.faults.append(Fault(stream, row.seq, f"event {row.seq} ({row.kind}) was edited"))
+            if row.kind == Event.PART_FINISHED:
+                _verify_files(c, report, stream, row)
+            link, seq = bytes(row.hash), row.seq
+        if len(rows) < PAGE:
+            break
+    if (seq, link) != (head_seq, head):
+        report.faults.append(
+            Fault(
+                stream,
+                seq,
+                f"the chain ends at event {seq}, but its head says {head_seq}: events were cut off or added",
+            )
+        )
+
+
+def _verify_files(c: sa.Connection, report: Report, stream: UUID, row: sa.Row[tuple[object, ...]]) -> None:
+    """A part's file rows against the digest that its event carries."""
+    told = c.execute(FILES, {"data": row.data, "push": stream}).one()
+    report.parts += 1
+    report.files += told.files
+    if told.expected != told.actual:
+        report.faults.append(
+            Fault(stream, row.seq, f"file rows of part {told.part} are not those that its end recorded")
+        )
+
+
+def _verify_strays(c: sa.Connection, report: Report, push_id: UUID | None) -> None:
+    """Events without a chain, pushes without events."""
+    for row in c.execute(STRAYS, {"push": push_id}):
+        report.faults.append(Fault(row.stream, None, row.what))
+
+
+def _verify_states(c: sa.Connection, report: Report, push_id: UUID | None) -> None:
+    """A finished push's state is the one that its last word in the chain says."""
+    for row in c.execute(STATES, {"push": push_id, "endings": [e.value for e in ENDINGS.values()]}):
+        if row.kind != ENDINGS[State(row.state)]:
+            report.faults.append(
+                Fault(row.id, None, f"the push's row says {row.state}, its events end with {row.kind or 'nothing'}")
+            )
+
+
+EVENTS = sa.text("""
+    SELECT seq, at, kind, actor, credential_id, data::text AS data, prev, hash FROM event
+    WHERE stream = :stream AND seq > :after ORDER BY seq LIMIT :limit
+""")
+
+FILES = sa.text("""
+    SELECT d.part, d.files_sha256 AS expected, encode(cloudpush_files_digest(:push, d.first, d.last), 'hex') AS actual,
+           (SELECT count(*) FROM file f WHERE f.push_id = :push AND f.seq BETWEEN d.first AND d.last) AS files
+    FROM json_to_record(CAST(:data AS json)) AS d (part integer, first bigint, last bigint, files_sha256 text)
+""")
+
+STRAYS = sa.text("""
+    SELECT DISTINCT e.stream, 'events without a chain' AS what FROM event e
+    WHERE (CAST(:push AS uuid) IS NULL OR e.stream = :push)
+      AND NOT EXISTS (SELECT FROM chain c WHERE c.stream = e.stream)
+    UNION ALL
+    SELECT p.id, 'a push without events' FROM push p
+    WHERE (CAST(:push AS uuid) IS NULL OR p.id = :push)
+      AND NOT EXISTS (SELECT FROM chain c WHERE c.stream = p.id)
+""")
+
+STATES = sa.text("""
+    SELECT p.id, p.state, (
+        SELECT e.kind FROM event e WHERE e.stream = p.id AND e.kind = ANY (CAST(:endings AS text[])) ORDER BY e.seq DESC LIMIT 1
+    ) AS kind
+    FROM push p
+    WHERE (CAST(:push AS uuid) IS NULL OR p.id = :push) AND p.finished_at IS NOT NULL
+""")

@@ -1,0 +1,167 @@
+"""What the ledger says to Postgres. Every statement carries its guards with it.
+
+The fragments that are put together here are constants of this file; values travel as parameters.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+_PUSH_COLUMNS = (
+    "p.id, p.owner, p.source, p.uri, p.profile, p.credential_id, p.credential_kind, p.min_strength, p.overwrite, "
+    "p.include, p.exclude, p.created_at, p.attempt, p.strikes, p.cancel_requested_at IS NOT NULL AS cancelled"
+)
+
+_LEASE = "lease_token = :token, lease_until = clock_timestamp() + make_interval(secs => :seconds), worker = :worker"
+_NO_LEASE = "lease_token = NULL, lease_until = NULL"
+
+# A push is claimed to be planned; once planned it is its parts that are claimed.
+CLAIM_PUSH = sa.text(f"""
+    UPDATE push p SET state = 'running', {_LEASE}, attempt = p.attempt + 1,
+        started_at = coalesce(p.started_at, clock_timestamp()), next_attempt_at = NULL
+    WHERE p.id = :id AND p.planned_at IS NULL AND (
+        p.state = 'queued' AND coalesce(p.next_attempt_at, '-infinity') <= clock_timestamp()
+        OR p.state = 'running' AND p.lease_until < clock_timestamp())
+    RETURNING {_PUSH_COLUMNS}
+""")
+
+READ_PUSH = sa.text(f"SELECT {_PUSH_COLUMNS} FROM push p WHERE p.id = :id")
+
+CLAIM_PART = sa.text(f"""
+    UPDATE part SET state = 'running', {_LEASE}, attempt = attempt + 1,
+        started_at = coalesce(started_at, clock_timestamp()), next_attempt_at = NULL, sent_bytes = 0, sent_files = 0
+    WHERE push_id = :id AND number = :number AND (
+        state = 'queued' AND coalesce(next_attempt_at, '-infinity') <= clock_timestamp()
+        OR state = 'running' AND lease_until < clock_timestamp())
+      AND EXISTS (SELECT FROM push p WHERE p.id = :id AND p.planned_at IS NOT NULL)
+    RETURNING push_id, number, first_seq, last_seq, files, bytes, attempt, strikes
+""")
+
+DROP_PLAN_FILES = sa.text("DELETE FROM file WHERE push_id = :id")
+DROP_PLAN_PARTS = sa.text("DELETE FROM part WHERE push_id = :id")
+
+HOLD_PUSH = sa.text("SELECT id FROM push WHERE id = :id AND lease_token = :token AND state = 'running' FOR UPDATE")
+
+HOLD_PART = sa.text("""
+    SELECT c.state AS credential_state, c.expires_at, coalesce(c.expires_at <= clock_timestamp(), false) AS expired,
+           p.cancel_requested_at IS NOT NULL AS cancelled
+    FROM part JOIN push p ON p.id = part.push_id LEFT JOIN credential c ON c.id = CAST(:credential AS uuid)
+    WHERE push_id = :id AND number = :number AND lease_token = :token AND part.state = 'running'
+    FOR UPDATE OF part
+""")
+
+INSERT_PART = sa.text("""
+    INSERT INTO part (push_id, number, first_seq, last_seq, files, bytes, state, lease_token, lease_until, worker,
+                      attempt, announced_at, started_at)
+    VALUES (:id, :number, :first, :last, :files, :bytes, :state, :token,
+            clock_timestamp() + make_interval(secs => :seconds), :worker, :attempt, clock_timestamp(),
+            CASE WHEN CAST(:state AS text) = 'running' THEN clock_timestamp() END)
+""")
+
+COPY_FILES = "COPY file (push_id, seq, path, key, size, mtime_ns, state, error_code, error_message) FROM STDIN"
+
+# The push gives its lease back: from here on its parts hold theirs.
+FINISH_PLAN = sa.text(f"""
+    UPDATE push SET planned_at = clock_timestamp(), {_NO_LEASE}, parts_total = :parts, files_total = :files,
+        bytes_total = :bytes, error_code = NULL, error_message = NULL
+    WHERE id = :id AND lease_token = :token AND state = 'running' AND planned_at IS NULL
+""")
+
+OPEN_FILES = sa.text("""
+    SELECT seq, path, key, size, mtime_ns FROM file
+    WHERE push_id = :id AND seq BETWEEN :first AND :last AND state = 'planned' ORDER BY seq
+""")
+
+RECORD_FILES = sa.text("""
+    UPDATE file SET state = r.state, strength = r.strength, sha256 = coalesce(r.sha256, file.sha256),
+        expected = coalesce(r.expected, file.expected), etag = r.etag, version_id = r.version_id,
+        uploaded_at = r.uploaded_at, error_code = r.code, error_message = r.message
+    FROM unnest(CAST(:seq AS int8[]), CAST(:state AS text[]), CAST(:strength AS text[]), CAST(:sha256 AS bytea[]),
+                CAST(:expected AS text[]), CAST(:etag AS text[]), CAST(:version_id AS text[]),
+                CAST(:uploaded_at AS timestamptz[]), CAST(:code AS text[]), CAST(:message AS text[]))
+         AS r (seq, state, strength, sha256, expected, etag, version_id, uploaded_at, code, message)
+    WHERE file.push_id = :id AND file.seq = r.seq AND file.state = 'planned'
+""")
+
+CLOSE_FILES = sa.text("""
+    UPDATE file SET state = :state, error_code = coalesce(error_code, :code),
+        error_message = coalesce(error_message, :message)
+    WHERE push_id = :id AND seq BETWEEN :first AND :last AND state = 'planned'
+""")
+
+# `planned` cannot be left over in a part that ends; if it ever were, it counts as failed, never as success.
+COUNT_FILES = sa.text("""
+    SELECT count(*) FILTER (WHERE state = 'verified') AS verified,
+           count(*) FILTER (WHERE state = 'skipped') AS skipped,
+           count(*) FILTER (WHERE state = 'unverified') AS unverified,
+           count(*) FILTER (WHERE state IN ('failed', 'planned')) AS failed,
+           count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
+           coalesce(sum(size) FILTER (WHERE state IN ('verified', 'skipped')), 0) AS bytes,
+           min(array_position(ARRAY['none', 'response', 'size', 'ingest', 'checksum', 'reread'], strength))
+               FILTER (WHERE state IN ('verified', 'skipped', 'unverified')) AS weakest,
+           max(uploaded_at) AS uploaded_at,
+           (array_agg(error_code ORDER BY state <> 'failed', seq) FILTER (WHERE error_code IS NOT NULL))[1] AS code,
+           (array_agg(error_message ORDER BY state <> 'failed', seq) FILTER (WHERE error_code IS NOT NULL))[1] AS message,
+           cloudpush_files_digest(:id, :first, :last) AS digest
+    FROM file WHERE push_id = :id AND seq BETWEEN :first AND :last
+""")
+
+END_PART = sa.text(f"""
+    UPDATE part SET state = :state, {_NO_LEASE}, finished_at = clock_timestamp(), error_code = :code,
+        error_message = :message, speed = NULL, eta_seconds = NULL
+    WHERE push_id = :id AND number = :number AND lease_token = :token AND state = 'running'
+    RETURNING error_code, error_message
+""")
+
+RETRY_PART = sa.text(f"""
+    UPDATE part SET state = 'queued', {_NO_LEASE}, strikes = strikes + :strike, announced_at = NULL,
+        next_attempt_at = clock_timestamp() + make_interval(secs => :seconds), error_code = :code, error_message = :message
+    WHERE push_id = :id AND number = :number AND lease_token = :token AND state = 'running'
+""")
+
+ADD_PART = sa.text("""
+    UPDATE push SET parts_done = parts_done + 1, files_verified = files_verified + :verified,
+        files_skipped = files_skipped + :skipped, files_unverified = files_unverified + :unverified,
+        files_failed = files_failed + :failed, bytes_verified = bytes_verified + :bytes,
+        strength = (ARRAY['none', 'response', 'size', 'ingest', 'checksum', 'reread'])[least(
+            array_position(ARRAY['none', 'response', 'size', 'ingest', 'checksum', 'reread'], strength),
+            CAST(:weakest AS integer))],
+        uploaded_at = greatest(uploaded_at, CAST(:uploaded_at AS timestamptz)),
+        error_code = coalesce(error_code, :code), error_message = coalesce(error_message, :message)
+    WHERE id = :id
+    RETURNING id, state, parts_done, parts_total, files_total, bytes_total, files_verified, files_skipped,
+              files_unverified, files_failed, strength, error_code, error_message
+""")
+
+END_PUSH = sa.text(
+    "UPDATE push SET state = :state, finished_at = clock_timestamp() WHERE id = :id AND state = 'running'"
+)
+
+RETRY_PUSH = sa.text(f"""
+    UPDATE push SET state = 'queued', {_NO_LEASE}, strikes = strikes + :strike, announced_at = NULL,
+        next_attempt_at = clock_timestamp() + make_interval(secs => :seconds), error_code = :code, error_message = :message
+    WHERE id = :id AND lease_token = :token AND state = 'running' AND planned_at IS NULL
+""")
+
+CLOSE_PUSH = sa.text(f"""
+    UPDATE push SET state = :state, {_NO_LEASE}, finished_at = clock_timestamp(), error_code = :code, error_message = :message
+    WHERE id = :id AND lease_token = :token AND state = 'running' AND planned_at IS NULL
+""")
+
+EXTEND_PARTS = sa.text("""
+    UPDATE part SET lease_until = clock_timestamp() + make_interval(secs => :seconds)
+    FROM push p
+    WHERE p.id = part.push_id AND part.lease_token = ANY (CAST(:tokens AS uuid[])) AND part.state = 'running'
+    RETURNING part.lease_token, p.cancel_requested_at IS NOT NULL
+""")
+
+EXTEND_PUSHES = sa.text("""
+    UPDATE push SET lease_until = clock_timestamp() + make_interval(secs => :seconds)
+    WHERE lease_token = ANY (CAST(:tokens AS uuid[])) AND state = 'running'
+    RETURNING lease_token, cancel_requested_at IS NOT NULL
+""")
+
+NOTE_PROGRESS = sa.text("""
+    UPDATE part SET sent_bytes = :bytes, sent_files = :files, speed = :speed, eta_seconds = :eta
+    WHERE lease_token = :token AND state = 'running'
+""")

@@ -1,0 +1,226 @@
+"""The tables, as the application sees them. Migrations own the truth; a check holds both in step.
+
+What a secret could slip into does not exist here: credentials are metadata, events carry redacted
+words, pushes carry ids.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+from cloudpush.push.states import FileState, State
+
+CREDENTIAL_STATES = ("sealing", "active", "purging", "purged")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Instant = sa.DateTime(timezone=True)
+
+
+def _one_of(column: str, words: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(w) for w in words)})"
+
+
+STATES = tuple(str(s) for s in State)
+FILE_STATES = tuple(str(s) for s in FileState)
+
+credential = sa.Table(
+    "credential",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("profile", sa.Text, nullable=False, server_default=""),
+    sa.Column("endpoint", sa.Text, nullable=False, server_default=""),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("expires_at", Instant),
+    sa.Column("purge_after", Instant),
+    sa.Column("transit_key_version", sa.Integer),
+    sa.Column("purged_at", Instant),
+    sa.CheckConstraint(_one_of("state", CREDENTIAL_STATES), name="state"),
+    # How often and by what it was used is told by events (event.credential_id): no hot row.
+    sa.Index(
+        "uq_credential_owner_name_live",
+        "owner",
+        "name",
+        unique=True,
+        postgresql_where=sa.text("state IN ('sealing', 'active')"),
+    ),
+    sa.Index("ix_credential_purge_after", "purge_after", postgresql_where=sa.text("state <> 'purged'")),
+)
+
+push = sa.Table(
+    "push",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    # the request
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("idempotency_key", sa.Text),
+    sa.Column("request_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("uri", sa.Text, nullable=False),
+    sa.Column("bucket", sa.Text, nullable=False),
+    sa.Column("prefix", sa.Text, nullable=False),
+    sa.Column("profile", sa.Text, nullable=False),
+    sa.Column("credential_id", sa.Uuid, sa.ForeignKey("credential.id"), nullable=False),
+    sa.Column("credential_kind", sa.Text, nullable=False),
+    sa.Column("min_strength", sa.Text, nullable=False),
+    sa.Column("overwrite", sa.Text, nullable=False),
+    sa.Column("include", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("exclude", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("labels", pg.JSONB, nullable=False, server_default="{}"),
+    # where it stands
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("started_at", Instant),
+    sa.Column("planned_at", Instant),
+    sa.Column("finished_at", Instant),
+    sa.Column("cancel_requested_at", Instant),
+    sa.Column("announced_at", Instant),
+    sa.Column("next_attempt_at", Instant),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("strikes", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lease_token", sa.Uuid),
+    sa.Column("lease_until", Instant),
+    sa.Column("worker", sa.Text),
+    # what was planned and what became of it
+    sa.Column("parts_total", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("parts_done", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("files_total", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("bytes_total", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("files_verified", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("files_skipped", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("files_unverified", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("files_failed", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("bytes_verified", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("strength", sa.Text),  # the weakest of its files
+    sa.Column("uploaded_at", Instant),  # the last file's
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.CheckConstraint(_one_of("state", STATES), name="state"),
+    sa.CheckConstraint("(lease_token IS NULL) = (lease_until IS NULL)", name="lease"),
+    sa.CheckConstraint(
+        "(finished_at IS NOT NULL) = (state IN ('succeeded', 'unverified', 'failed', 'cancelled'))", name="finished"
+    ),
+    sa.Index(
+        "uq_push_owner_idempotency_key",
+        "owner",
+        "idempotency_key",
+        unique=True,
+        postgresql_where=sa.text("idempotency_key IS NOT NULL"),
+    ),
+    # what auditors ask: newest first, by owner, by bucket, by state, by kind, by code
+    sa.Index("ix_push_created_at", "created_at", "id"),
+    sa.Index("ix_push_owner_created_at", "owner", "created_at", "id"),
+    sa.Index("ix_push_bucket_created_at", "bucket", "created_at", "id"),
+    sa.Index("ix_push_state_created_at", "state", "created_at", "id"),
+    sa.Index("ix_push_credential_kind_created_at", "credential_kind", "created_at", "id"),
+    sa.Index("ix_push_credential_id", "credential_id"),
+    sa.Index(
+        "ix_push_error_code_created_at",
+        "error_code",
+        "created_at",
+        "id",
+        postgresql_where=sa.text("error_code IS NOT NULL"),
+    ),
+    # what the sweep asks, once a second
+    sa.Index("ix_push_queued", "next_attempt_at", postgresql_where=sa.text("state = 'queued'")),
+    sa.Index("ix_push_leased", "lease_until", postgresql_where=sa.text("lease_until IS NOT NULL")),
+    sa.Index("ix_push_lease_token", "lease_token", postgresql_where=sa.text("lease_token IS NOT NULL")),
+)
+
+part = sa.Table(
+    "part",
+    metadata,
+    sa.Column("push_id", sa.Uuid, sa.ForeignKey("push.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("first_seq", sa.BigInteger, nullable=False),
+    sa.Column("last_seq", sa.BigInteger, nullable=False),
+    sa.Column("files", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("strikes", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("announced_at", Instant),
+    sa.Column("next_attempt_at", Instant),
+    sa.Column("lease_token", sa.Uuid),
+    sa.Column("lease_until", Instant),
+    sa.Column("worker", sa.Text),
+    sa.Column("started_at", Instant),
+    sa.Column("finished_at", Instant),
+    sa.Column("sent_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("sent_files", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("speed", sa.Float),
+    sa.Column("eta_seconds", sa.Float),
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.CheckConstraint(_one_of("state", STATES), name="state"),
+    sa.CheckConstraint("(lease_token IS NOT NULL) = (state = 'running')", name="lease"),
+    sa.Index("ix_part_queued", "next_attempt_at", postgresql_where=sa.text("state = 'queued'")),
+    sa.Index("ix_part_leased", "lease_until", postgresql_where=sa.text("lease_until IS NOT NULL")),
+    sa.Index("ix_part_lease_token", "lease_token", postgresql_where=sa.text("lease_token IS NOT NULL")),
+)
+
+file = sa.Table(
+    "file",
+    metadata,
+    sa.Column("push_id", sa.Uuid, sa.ForeignKey("push.id"), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),  # relative to the source; what is not UTF-8 is escaped
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("mtime_ns", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("strength", sa.Text),
+    sa.Column("sha256", sa.LargeBinary),
+    sa.Column("expected", sa.Text),  # what the destination's own digest was compared with
+    sa.Column("etag", sa.Text),
+    sa.Column("version_id", sa.Text),
+    sa.Column("uploaded_at", Instant),
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.CheckConstraint(_one_of("state", FILE_STATES), name="state"),
+    sa.Index("ix_file_trouble", "push_id", "seq", postgresql_where=sa.text("state IN ('failed', 'unverified')")),
+    # every row is updated once, in place: leave room on its page
+    postgresql_with={"fillfactor": "75"},
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), nullable=False),
+    sa.Column("stream", sa.Uuid, primary_key=True),  # a push's or a credential's id: one hash chain each
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("credential_id", sa.Uuid),
+    sa.Column("data", pg.JSON, nullable=False),  # json, not jsonb: the text is what was hashed
+    sa.Column("prev", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Index("uq_event_id", "id", unique=True),
+    sa.Index("ix_event_at", "at"),
+    sa.Index("ix_event_credential", "credential_id", "id", postgresql_where=sa.text("credential_id IS NOT NULL")),
+)
+
+chain = sa.Table(
+    "chain",
+    metadata,
+    sa.Column("stream", sa.Uuid, primary_key=True),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    comment="The head of each hash chain; written by cloudpush_append only.",
+)
