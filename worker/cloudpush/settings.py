@@ -81,7 +81,8 @@ class Settings(BaseModel):
     part_bytes: Annotated[int, Field(ge=MIB)] = 8 * GIB
     lease_seconds: Annotated[float, Field(ge=2)] = 30.0
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 2.0
-    max_attempts: Annotated[int, Field(ge=1)] = 8
+    max_attempts: Annotated[int, Field(ge=1)] = 12
+    outage_patience_hours: Annotated[float, Field(gt=0)] = 168.0
     retry_base_seconds: Annotated[float, Field(gt=0)] = 2.0
     retry_cap_seconds: Annotated[float, Field(gt=0)] = 300.0
     # the sweeper

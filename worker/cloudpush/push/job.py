@@ -83,10 +83,12 @@ class Push:
     credential_kind: str
     min_strength: Strength
     overwrite: Overwrite
+    created_at: datetime
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    attempt: int = 1
-    planned: bool = False
+    attempt: int = 1  # how often it was claimed
+    strikes: int = 0  # how many of those failures count against it
+    cancelled: bool = False  # somebody asked to stop it before this claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Part:
     files: int
     bytes: int
     attempt: int = 1
+    strikes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,28 +117,53 @@ class PlannedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Something the walk found that cannot be pushed. ``path`` is printable; ``seq`` counts with the files'."""
+
+    seq: int
+    path: str
+    error: CloudPushError
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part and its rows, as planning stores them."""
+
+    part: Part
+    rows: tuple[PlannedFile | Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Fingerprint:
     """What the source was when it was read, once.
 
     ``md5_etag`` is the ETag that an S3-like destination computes over these bytes when they are
-    sent in pieces of the engine's part size: plain MD5, or ``md5(md5s)-N``.
+    sent in pieces of the engine's part size: plain MD5, or ``md5(md5s)-N``. ``md5`` is None for a
+    file that is sent in pieces: taking both would double the cost of reading it.
     """
 
     size: int
     mtime_ns: int
     sha256: bytes
-    md5: bytes
+    md5: bytes | None
     md5_etag: str
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the destination answered about one key. ``exists`` is None where it may not tell."""
+    """What the destination answered about one key. ``exists`` is None where it may not tell.
+
+    ``etag`` is without quotes. ``opaque_etag``: the object is encrypted in a way that makes its ETag no
+    digest of the bytes, although it may look like one. ``sha256``: the provider's own digest of the whole
+    object, base64, where it gives one.
+    """
 
     exists: bool | None
     size: int | None = None
     etag: str = ""
     version_id: str = ""
+    opaque_etag: bool = False
+    sha256: str = ""
     error: CloudPushError | None = None
 
 
@@ -171,6 +199,29 @@ class Verdict:
     state: State
     error: CloudPushError | None = None
     retry_in: float | None = None  # seconds; only with state QUEUED
+    strike: bool = False  # whether this failure counts against the push; only with state QUEUED
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of the files of a part, or of a whole push."""
+
+    verified: int = 0
+    skipped: int = 0
+    unverified: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    @property
+    def state(self) -> State:
+        """The final state these counts amount to. Nothing at all is no success."""
+        if self.cancelled:
+            return State.CANCELLED
+        if self.failed:
+            return State.FAILED
+        if self.unverified:
+            return State.UNVERIFIED
+        return State.SUCCEEDED if self.verified or self.skipped else State.FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +232,7 @@ class Request:
     actor: str
     source: str
     destination: str
-    credential_id: UUID
+    credential: str  # an id, or the name of one of the owner's
     profile: str = ""
     min_strength: Strength = Strength.CHECKSUM
     overwrite: Overwrite = Overwrite.IF_DIFFERENT

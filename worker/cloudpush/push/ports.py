@@ -20,6 +20,7 @@ from cloudpush.push.job import (
     FileResult,
     Fingerprint,
     Lease,
+    Page,
     Part,
     PlannedFile,
     Progress,
@@ -102,29 +103,43 @@ class Store(Protocol):
     def claim_push(self, push_id: UUID, lease: Lease) -> Push | None:
         """Take a queued push, or one whose lease ran out; None where someone else has it or it is over."""
 
-    def record_plan_page(self, push: Push, lease: Lease, files: Sequence[PlannedFile], part: Part) -> None:
-        """Store one part and its files while planning goes on. Raises LeaseLost."""
+    def record_page(self, push: Push, lease: Lease, page: Page) -> None:
+        """Store one part, queued, and its files while planning goes on. Raises LeaseLost."""
 
-    def finish_plan(self, push: Push, lease: Lease, *, files: int, bytes_: int, parts: int, hold: Part | None) -> None:
-        """The walk is complete. ``hold``: this part is ours already, leased to ``lease``. Raises LeaseLost."""
+    def finish_plan(self, push: Push, lease: Lease, *, parts: int, files: int, bytes_: int) -> None:
+        """The walk is complete and the push's own lease is given back. Raises LeaseLost."""
+
+    def finish_plan_with(self, push: Push, lease: Lease, page: Page) -> None:
+        """The walk is complete and this is its only part: it is ours already, under the same lease.
+
+        Raises LeaseLost.
+        """
 
     def claim_part(self, push_id: UUID, number: int, lease: Lease) -> tuple[Push, Part] | None:
         """Take a queued part, or one whose lease ran out; None where someone else has it or it is over."""
 
-    def open_files(self, part: Part, limit: int, after: int) -> Sequence[PlannedFile]:
-        """The part's files that are not done, in order, after sequence number ``after``."""
+    def open_files(self, part: Part) -> Sequence[PlannedFile]:
+        """The part's files that have no verdict yet, in order. Bounded by the part's size."""
 
     def record_credential_use(self, push: Push, part: Part, lease: Lease) -> None:
-        """Append that this worker unseals the push's credential now. Raises LeaseLost, CredentialError."""
+        """Append that this worker unseals the push's credential now.
+
+        Raises LeaseLost, Cancelled (asked for in the meantime), CredentialError (purged or expired).
+        """
 
     def record_files(self, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
         """Store verdicts of files. Repeatable. Raises LeaseLost."""
 
-    def end_part(self, push: Push, part: Part, lease: Lease, verdict: Verdict) -> State | None:
-        """End this attempt of a part; the last part ends the push, whose state is returned. Raises LeaseLost."""
+    def end_part(self, push: Push, part: Part, lease: Lease, verdict: Verdict) -> State:
+        """End this attempt of a part and return the state that the *push* has now.
+
+        A verdict QUEUED schedules the next attempt. Any other ends the part: files without a verdict take the
+        verdict's error, and the part's state is what its files amount to. The last part ends the push.
+        Raises LeaseLost.
+        """
 
     def end_push(self, push: Push, lease: Lease, verdict: Verdict) -> None:
-        """End an attempt that did not get as far as parts. Raises LeaseLost."""
+        """End an attempt that did not get as far as parts: retry later, or a final state. Raises LeaseLost."""
 
     def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, bool]:
         """Extend leases: token → whether its push is to be cancelled. A missing token has lost its lease."""

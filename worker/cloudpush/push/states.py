@@ -119,7 +119,10 @@ class Event(StrEnum):
     CREDENTIAL_USED = "credential.used"  # unsealed: by which worker, for which push
     CREDENTIAL_REWRAPPED = "credential.rewrapped"  # its data key is under the newest Transit key
     CREDENTIAL_EXPIRED = "credential.expired"
+    CREDENTIAL_PURGING = "credential.purging"  # may not be used any more; on its way out of Vault
     CREDENTIAL_PURGED = "credential.purged"  # destroyed in Vault, seen to be gone
+    VAULT_KEY_ROTATED = "vault.key_rotated"  # the Transit key has a new version
+    VAULT_KEY_RETIRED = "vault.key_retired"  # its older versions unwrap nothing any more
 
 
 #: The event that says that a push has reached a final state.

@@ -1,0 +1,50 @@
+# Everything here creates what it needs: a virtual environment in .venv, nothing outside this directory.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Browsers of secrets should find none: tests and demo get no CLOUDPUSH_* of the caller's.
+CLEAN := env -u CLOUDPUSH_ENV_FILE -u CLOUDPUSH_DATA_DIR
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit check bench chaos lock clean
+
+help: ## Say what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "▸ creating $(VENV) (Python 3.11 or newer) and installing CloudPush with everything the demo and the tests need"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.version.split()[0]} found; set PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(VENV)/.ready ## Start everything, push real data to a local S3 server, show the record, stop
+	@$(CLEAN) $(BIN)/cloudpush demo
+
+test: $(VENV)/.ready ## Run every test, on real servers that it starts and stops itself
+	$(CLEAN) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+unit: $(VENV)/.ready ## Run the unit tests only (seconds, no servers)
+	$(CLEAN) $(BIN)/python -m pytest tests/unit -p no:cacheprovider
+
+check: $(VENV)/.ready ## Lint, types, import directions, migration drift
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(CLEAN) $(BIN)/python -m pytest -q tests/migrations
+
+bench: $(VENV)/.ready ## Measure against s5cmd and rclone; prints the table of docs/performance.md
+	$(CLEAN) $(BIN)/python -m tests.benchmarks
+
+chaos: $(VENV)/.ready ## Kill everything at random, 50 rounds, and check that nothing is lost
+	$(CLEAN) $(BIN)/python -m tests.chaos --rounds 50
+
+lock: ## Pin the versions that are installed now
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i '^cloudpush' > constraints.txt
+
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,165 @@
+"""Redis or Valkey: Celery's messages and the live progress. A hint, never the truth.
+
+Messages carry ids only. They are acknowledged when they are received, not when the work is done:
+Postgres holds the lease, so a message that is delivered twice finds nothing to claim, and one that is
+lost is sent again by the sweep. Redelivery after ``visibility_timeout`` therefore cannot run a long push twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from cloudpush.errors import BrokerError, Code
+from cloudpush.logs import get_logger
+from cloudpush.push.job import Progress
+from cloudpush.push.states import State
+
+log = get_logger(__name__)
+
+QUEUE = "cloudpush"
+PUSH_TASK = "cloudpush.push"
+PART_TASK = "cloudpush.part"
+
+CONNECT_SECONDS = 3.0
+
+
+def celery_url(redis_url: str) -> str:
+    """In kombu's spelling: it writes a Unix socket as ``redis+socket:///path?virtual_host=db`` where redis-py says ``unix:///path?db=0``."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    return f"redis+socket://{parts.path}" + (f"?{parts.query.replace('db=', 'virtual_host=')}" if parts.query else "")
+
+
+def make_celery(redis_url: str) -> Celery:
+    """The Celery application; connects at first use."""
+    app = Celery("cloudpush", broker=celery_url(redis_url), set_as_current=False)
+    app.conf.update(
+        # Nobody reads results: the verdict is in Postgres.
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        # Acknowledged on receipt: see the module's first lines.
+        task_acks_late=False,
+        # One message at a time: a part that takes an hour must not sit on its neighbours.
+        worker_prefetch_multiplier=1,
+        # Ids are all that travels.
+        task_serializer="json",
+        accept_content=["json"],
+        task_default_queue=QUEUE,
+        task_create_missing_queues=False,
+        task_queues=None,
+        # A submission must not hang on a broker that is away: the sweep announces.
+        task_publish_retry=False,
+        broker_transport_options={
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+        # A restarted broker is found again, however long it takes.
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # Chatter that nobody listens to.
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        # Our logs are set up at the door.
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        enable_utc=True,
+    )
+    return app
+
+
+def channel(push_id: UUID) -> str:
+    """The pub/sub channel on which a push's progress and end are heard."""
+    return f"cloudpush:push:{push_id}"
+
+
+class Announcer:
+    """``push.ports.Announcer`` on Celery and Redis pub/sub."""
+
+    def __init__(self, app: Celery, redis_url: str) -> None:
+        self._app = app
+        self._redis = redis.Redis.from_url(
+            redis_url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS
+        )
+
+    def push(self, push_id: UUID) -> None:
+        with _translated():
+            self._app.send_task(PUSH_TASK, kwargs={"push_id": str(push_id)}, queue=QUEUE)
+
+    def parts(self, push_id: UUID, numbers: Sequence[int]) -> None:
+        with _translated(), self._app.producer_pool.acquire(block=True) as producer:
+            for number in numbers:
+                kwargs = {"push_id": str(push_id), "number": number}
+                self._app.send_task(PART_TASK, kwargs=kwargs, queue=QUEUE, producer=producer)
+
+    def progress(self, push_id: UUID, progress: Progress) -> None:
+        self._publish(
+            push_id,
+            {"bytes": progress.bytes, "files": progress.files, "speed": progress.speed, "eta": progress.eta},
+        )
+
+    def ended(self, push_id: UUID, state: State) -> None:
+        self._publish(push_id, {"state": state.value})
+
+    def length(self) -> int:
+        """Messages that wait for a worker. Raises BrokerError."""
+        with _translated():
+            return int(self._redis.llen(QUEUE))
+
+    def ping(self) -> str:
+        """The server's version. Raises BrokerError."""
+        with _translated():
+            info: Any = self._redis.info("server")
+            return f"{info.get('server_name', 'redis')} {info.get('valkey_version') or info['redis_version']}"
+
+    @contextmanager
+    def watch(self, push_id: UUID) -> Iterator[Callable[[float], dict[str, Any] | None]]:
+        """Listen to a push. Yields a function: seconds to wait → the next message, or None.
+
+        Raises BrokerError when the broker cannot be reached; later outages only bring None, because Postgres
+        has to be asked in any case.
+        """
+        with _translated():
+            pubsub = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+            pubsub.subscribe(channel(push_id))
+
+        def next_message(seconds: float) -> dict[str, Any] | None:
+            try:
+                message = pubsub.get_message(timeout=seconds)
+            except (redis.RedisError, OSError):
+                return None
+            return json.loads(message["data"]) if message else None
+
+        try:
+            yield next_message
+        finally:
+            pubsub.close()
+
+    def _publish(self, push_id: UUID, message: dict[str, Any]) -> None:
+        try:
+            self._redis.publish(channel(push_id), json.dumps(message))
+        except (redis.RedisError, OSError) as e:
+            log.debug("nobody hears of progress", push=str(push_id), error=type(e).__name__)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.RedisError, OperationalError, OSError) as e:
+        raise BrokerError(Code.BROKER_UNREACHABLE, f"The broker does not answer: {_first_line(e)}") from e
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,210 @@
+"""One batch of files: skip what is there, send the rest, look at what arrived, say what it proves.
+
+Nothing here decides about retries and nothing is written: the outcome is a value for each file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cloudpush.errors import CloudPushError, Code, DestinationError, SourceError
+from cloudpush.push.fingerprint import fingerprint, unchanged
+from cloudpush.push.job import FileResult, Fingerprint, PlannedFile, Push, Secret, Seen
+from cloudpush.push.ports import Control, Inspector, Session
+from cloudpush.push.states import FileState, Overwrite, Strength
+
+#: Below this many bytes in a batch, reading first and sending after is quicker than a second thread.
+INLINE_BYTES = 4 * 1024 * 1024
+
+Prints = dict[int, Fingerprint | CloudPushError]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What the batches of one part have in common."""
+
+    push: Push
+    root: Path  # what the files' paths are relative to
+    secret: Secret
+    session: Session
+    inspector: Inspector
+    control: Control
+    helpers: Executor
+    now: Callable[[], datetime]
+
+    def batch(self, files: Sequence[PlannedFile]) -> list[FileResult]:
+        """Deal with ``files``; one result each, in no particular order.
+
+        Raises CloudPushError where nothing of the batch can succeed, Cancelled, LeaseLost.
+        """
+        self.control.check()
+        results, to_send, prints = self._what_is_there(files)
+        if not to_send:
+            return results
+        failures = self._send(to_send, prints)
+        arrived = [f for f in to_send if f.seq not in failures]
+        seen = self._look(arrived)
+        uploaded_at = self.now()
+        results += [_failed(f, failures[f.seq], prints.get(f.seq)) for f in to_send if f.seq in failures]
+        results += [self._judge(f, prints[f.seq], s, uploaded_at) for f, s in zip(arrived, seen, strict=True)]
+        return results
+
+    # -- before sending ------------------------------------------------------------------
+
+    def _what_is_there(self, files: Sequence[PlannedFile]) -> tuple[list[FileResult], list[PlannedFile], Prints]:
+        if self.push.overwrite is Overwrite.ALWAYS:
+            return [], list(files), {}
+        seen = self.inspector.survey(self.push.destination, self.secret, [f.key for f in files], self.control)
+        results: list[FileResult] = []
+        to_send: list[PlannedFile] = []
+        prints: Prints = {}
+        for f, s in zip(files, seen, strict=True):
+            settled = self._settle(f, s, prints) if s.exists is not False else None
+            if settled is None:
+                to_send.append(f)
+            else:
+                results.append(settled)
+        return results, to_send, prints
+
+    def _settle(self, f: PlannedFile, seen: Seen, prints: Prints) -> FileResult | None:
+        """The result for a file that need not, or must not, be sent; None to send it."""
+        never = self.push.overwrite is Overwrite.NEVER
+        if seen.exists is None:
+            return _failed(f, _cannot_tell(f, seen)) if never else None
+        if seen.size == f.size:
+            found = prints[f.seq] = self._read(f)
+            if isinstance(found, CloudPushError):
+                return _failed(f, found)
+            strength = self.inspector.strength(found, seen)
+            if strength >= Strength.CHECKSUM:
+                return FileResult(
+                    f.seq,
+                    FileState.SKIPPED,
+                    strength,
+                    sha256=found.sha256,
+                    expected=found.md5_etag,
+                    etag=seen.etag,
+                    version_id=seen.version_id,
+                )
+        if never:
+            message = f"{f.key!r} is there already and differs; overwrite=never keeps it."
+            return _failed(f, DestinationError(Code.OBJECT_EXISTS, message))
+        return None
+
+    # -- sending ---------------------------------------------------------------------------
+
+    def _send(self, files: Sequence[PlannedFile], prints: Prints) -> dict[int, CloudPushError]:
+        """Send and read at the same time: the provider's digest is compared with ours afterwards."""
+        unread = [f for f in files if f.seq not in prints]
+        if sum(f.size for f in unread) <= INLINE_BYTES:
+            prints.update(self._read_all(unread))
+            failures = dict(self.session.send(self.root, _readable(files, prints), self.control))
+        else:
+            reading = self.helpers.submit(lambda: dict(self._read_all(unread)))
+            try:
+                failures = dict(self.session.send(self.root, files, self.control))
+            finally:
+                # The reader looks at the same control, so it ends as soon as sending was stopped.
+                prints.update(reading.result())
+        for f in files:
+            found = prints[f.seq]
+            if isinstance(found, CloudPushError):
+                failures[f.seq] = found
+        return failures
+
+    def _read_all(self, files: Sequence[PlannedFile]) -> Iterator[tuple[int, Fingerprint | CloudPushError]]:
+        for f in files:
+            yield f.seq, self._read(f)
+
+    def _read(self, f: PlannedFile) -> Fingerprint | CloudPushError:
+        try:
+            return fingerprint(self.root / f.path, f, self.session.piece_size(f.size), self.control.check)
+        except SourceError as e:
+            return e
+
+    # -- after sending -----------------------------------------------------------------------
+
+    def _look(self, files: Sequence[PlannedFile]) -> Sequence[Seen]:
+        if not files:
+            return []
+        return self.inspector.look(self.push.destination, self.secret, [f.key for f in files], self.control)
+
+    def _judge(
+        self, f: PlannedFile, found: Fingerprint | CloudPushError, seen: Seen, uploaded_at: datetime
+    ) -> FileResult:
+        """What the answer of the destination makes of an upload that the engine called done."""
+        if isinstance(found, CloudPushError):
+            return _failed(f, found)
+        if seen.exists is None:
+            # We may not look, or could not: all we have is that the upload was accepted.
+            if seen.error is not None and seen.error.code.retryable:
+                return _failed(f, seen.error, found)
+            return self._proved(f, found, seen, Strength.RESPONSE, uploaded_at)
+        if not seen.exists:
+            message = f"The upload of {f.key!r} was accepted, but the object is not there."
+            return _failed(f, DestinationError(Code.OBJECT_MISSING, message), found)
+        strength = self.inspector.strength(found, seen)
+        if strength < Strength.CHECKSUM and not unchanged(self.root / f.path, f):
+            message = f"{f.path!r} changed while it was pushed."
+            return _failed(f, SourceError(Code.SOURCE_CHANGED, message), found)
+        if strength is Strength.NONE:
+            message = (
+                f"{f.key!r} differs from its source: expected {found.size} bytes with digest {found.md5_etag}, "
+                f"the destination reports {seen.size} bytes with {seen.etag or 'none'}."
+            )
+            return _failed(f, DestinationError(Code.CORRUPTED, message), found)
+        return self._proved(f, found, seen, strength, uploaded_at)
+
+    def _proved(
+        self, f: PlannedFile, found: Fingerprint, seen: Seen, strength: Strength, uploaded_at: datetime
+    ) -> FileResult:
+        enough = strength >= self.push.min_strength
+        return FileResult(
+            f.seq,
+            FileState.VERIFIED if enough else FileState.UNVERIFIED,
+            strength,
+            sha256=found.sha256,
+            expected=found.md5_etag,
+            etag=seen.etag,
+            version_id=seen.version_id,
+            uploaded_at=uploaded_at,
+            error=None if enough else _not_enough(f, seen, strength, self.push.min_strength),
+        )
+
+
+def _readable(files: Sequence[PlannedFile], prints: Prints) -> list[PlannedFile]:
+    return [f for f in files if not isinstance(prints[f.seq], CloudPushError)]
+
+
+def _failed(f: PlannedFile, error: CloudPushError, found: Fingerprint | CloudPushError | None = None) -> FileResult:
+    """A failure. One that may pass leaves the file planned, so that the next attempt takes it up."""
+    known = found if isinstance(found, Fingerprint) else None
+    return FileResult(
+        f.seq,
+        FileState.PLANNED if error.code.retryable else FileState.FAILED,
+        sha256=known.sha256 if known else None,
+        expected=known.md5_etag if known else "",
+        error=error,
+    )
+
+
+def _cannot_tell(f: PlannedFile, seen: Seen) -> CloudPushError:
+    if seen.error is not None and seen.error.code.retryable:
+        return seen.error
+    return DestinationError(
+        Code.ACCESS_DENIED,
+        f"overwrite=never needs to know whether {f.key!r} exists, and the credential may not look.",
+        detail=seen.error.detail if seen.error else "",
+    )
+
+
+def _not_enough(f: PlannedFile, seen: Seen, strength: Strength, demanded: Strength) -> CloudPushError:
+    why = f" ({seen.error.message})" if seen.error else ""
+    return DestinationError(
+        Code.NOT_VERIFIED,
+        f"{f.key!r} was uploaded and is proved by {strength.word}{why}; the push demands {demanded.word}.",
+    )
