@@ -1,0 +1,24 @@
+# Role `worker`: unseals, and nothing else. It cannot seal, change, list or destroy a credential.
+# The names are the defaults of CLOUDPUSH_VAULT_KV_MOUNT, _TRANSIT_MOUNT and _TRANSIT_KEY.
+
+path "cloudpush/data/credentials/+" {
+  capabilities = ["read"]
+}
+
+path "transit/decrypt/cloudpush" {
+  capabilities = ["update"]
+}
+
+# Its own token, so that the role does not need Vault's `default` policy.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+
+# So that `cloudpush doctor` can say whether the role may do what it must, and nothing more.
+path "sys/capabilities-self" {
+  capabilities = ["update"]
+}
