@@ -23,3 +23,7 @@ path "auth/token/renew-self" {
 path "sys/capabilities-self" {
   capabilities = ["update"]
 }
+
+path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}

@@ -46,3 +46,7 @@ path "auth/token/renew-self" {
 path "sys/capabilities-self" {
   capabilities = ["update"]
 }
+
+path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}

@@ -22,3 +22,7 @@ path "auth/token/renew-self" {
 path "sys/capabilities-self" {
   capabilities = ["update"]
 }
+
+path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}

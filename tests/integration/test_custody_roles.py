@@ -1,0 +1,138 @@
+"""What each role may do on a server that is set up as `cloudpush up` sets it up, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import hvac
+import pytest
+
+from cloudpush.credentials.connection import VaultConnection
+from cloudpush.credentials.kinds import parse
+from cloudpush.credentials.vault import Keeper, Sealer, Vault
+from cloudpush.settings import Settings
+from cloudpush.stack.services import OpenBao
+
+SECRET = parse("access_key", {"access_key_id": "AKCANARYID", "secret_access_key": "canary/secret"})
+KV = {"mount_point": "cloudpush"}
+
+
+@pytest.fixture(scope="module")
+def vault_settings(openbao: OpenBao) -> Settings:
+    return Settings(vault_url=openbao.url, vault_auth_dir=openbao.auth_dir)
+
+
+@pytest.fixture(scope="module")
+def path(vault_settings: Settings) -> str:
+    """Where a credential lies, sealed with the role intake and seen to be unsealed by the role worker."""
+    credential_id = uuid4()
+    Sealer(VaultConnection(vault_settings, "intake")).seal(credential_id, "ada", SECRET)
+    assert Vault(VaultConnection(vault_settings, "worker")).unseal(credential_id, "ada", "access_key") == SECRET
+    return f"credentials/{credential_id}"
+
+
+@pytest.fixture(scope="module")
+def wrapped(vault_settings: Settings, path: str) -> str:
+    """Its wrapped data key, as the role keeper reads it."""
+    keeper = VaultConnection(vault_settings, "keeper")
+    found = keeper.run(lambda v: v.secrets.kv.v2.read_secret_version(path, raise_on_deleted_version=True, **KV))
+    return str(found["data"]["wrapped"])
+
+
+#: What somebody could want to do: name → request with (client, path of a credential, a wrapped data key).
+DEEDS: dict[str, Callable[[hvac.Client, str, str], Any]] = {
+    "read a blob": lambda v, p, _: v.secrets.kv.v2.read_secret_version(p, raise_on_deleted_version=True, **KV),
+    "create a blob": lambda v, _, __: v.secrets.kv.v2.create_or_update_secret(f"credentials/{uuid4()}", {}, **KV),
+    "overwrite a blob": lambda v, p, _: v.secrets.kv.v2.create_or_update_secret(p, {"v": 0}, **KV),
+    "patch a blob": lambda v, p, _: v.adapter.request(
+        "patch", f"/v1/cloudpush/data/{p}", json={"data": {}}, headers={"Content-Type": "application/merge-patch+json"}
+    ),
+    "delete a version": lambda v, p, _: v.secrets.kv.v2.delete_latest_version_of_secret(p, **KV),
+    "delete versions": lambda v, p, _: v.secrets.kv.v2.delete_secret_versions(p, [1], **KV),
+    "undelete versions": lambda v, p, _: v.secrets.kv.v2.undelete_secret_versions(p, [1], **KV),
+    "destroy versions": lambda v, p, _: v.secrets.kv.v2.destroy_secret_versions(p, [1], **KV),
+    "read metadata": lambda v, p, _: v.secrets.kv.v2.read_secret_metadata(p, **KV),
+    "write metadata": lambda v, p, _: v.secrets.kv.v2.update_metadata(p, max_versions=1, **KV),
+    "list blobs": lambda v, _, __: v.secrets.kv.v2.list_secrets("credentials", **KV),
+    "write elsewhere": lambda v, _, __: v.secrets.kv.v2.create_or_update_secret("elsewhere", {}, **KV),
+    "read elsewhere": lambda v, _, __: v.adapter.get("/v1/cloudpush/data/elsewhere"),
+    "configure the mount": lambda v, _, __: v.secrets.kv.v2.configure(max_versions=5, **KV),
+    "unwrap a data key": lambda v, _, w: v.secrets.transit.decrypt_data("cloudpush", w),
+    "make a data key": lambda v, _, __: v.secrets.transit.generate_data_key("cloudpush", "plaintext", bits=256),
+    "make a wrapped data key": lambda v, _, __: v.secrets.transit.generate_data_key("cloudpush", "wrapped", bits=256),
+    "encrypt": lambda v, _, __: v.secrets.transit.encrypt_data("cloudpush", plaintext="QUJD"),
+    "rewrap": lambda v, _, w: v.secrets.transit.rewrap_data("cloudpush", w),
+    "rotate": lambda v, _, __: v.secrets.transit.rotate_key("cloudpush"),
+    "read the key": lambda v, _, __: v.secrets.transit.read_key("cloudpush"),
+    "retire key versions": lambda v, _, __: v.secrets.transit.update_key_configuration(
+        "cloudpush", min_decryption_version=1
+    ),
+    "make the key exportable": lambda v, _, __: v.secrets.transit.update_key_configuration(
+        "cloudpush", exportable=True
+    ),
+    "make the key deletable": lambda v, _, __: v.secrets.transit.update_key_configuration(
+        "cloudpush", deletion_allowed=True
+    ),
+    "allow plaintext backups": lambda v, _, __: v.secrets.transit.update_key_configuration(
+        "cloudpush", allow_plaintext_backup=True
+    ),
+    "export the key": lambda v, _, __: v.secrets.transit.export_key("cloudpush", "encryption-key"),
+    "back the key up": lambda v, _, __: v.secrets.transit.backup_key("cloudpush"),
+    "trim the key": lambda v, _, __: v.secrets.transit.trim_key("cloudpush", 1),
+    "delete the key": lambda v, _, __: v.secrets.transit.delete_key("cloudpush"),
+    "make another key": lambda v, _, __: v.secrets.transit.create_key("another"),
+    "list keys": lambda v, _, __: v.secrets.transit.list_keys(),
+    "read a policy": lambda v, _, __: v.sys.read_acl_policy("worker"),
+    "write a policy": lambda v, _, __: v.sys.create_or_update_acl_policy("worker", 'path "*" {}'),
+    "list mounts": lambda v, _, __: v.sys.list_mounted_secrets_engines(),
+    "make a secret id": lambda v, _, __: v.auth.approle.generate_secret_id("worker"),
+    "make a token": lambda v, _, __: v.auth.token.create(),
+    "seal Vault": lambda v, _, __: v.sys.seal(),
+}
+MAY: dict[str, set[str]] = {
+    "intake": {"create a blob", "make a data key"},
+    "worker": {"read a blob", "unwrap a data key"},
+    "keeper": {
+        "read a blob",
+        "overwrite a blob",
+        "read metadata",
+        "write metadata",
+        "rewrap",
+        "rotate",
+        "read the key",
+        "retire key versions",
+    },
+}
+
+
+@pytest.mark.parametrize("role", MAY)
+def test_role_may_do_its_own_work_and_nothing_else(
+    vault_settings: Settings, path: str, wrapped: str, role: str
+) -> None:
+    """Of everything that one could try, exactly what the role is for is not refused with 403."""
+    client = hvac.Client(url=vault_settings.vault_url, token="", timeout=5)
+    auth = vault_settings.vault_auth_dir
+    client.auth.approle.login((auth / f"{role}-role-id").read_text(), (auth / f"{role}-secret-id").read_text())
+
+    def allowed(deed: str) -> bool:
+        try:
+            DEEDS[deed](client, path, wrapped)
+        except hvac.exceptions.Forbidden:
+            return False
+        return True
+
+    assert {deed for deed in DEEDS if allowed(deed)} == MAY[role]
+
+
+def test_keeper_purges_what_it_cannot_read(vault_settings: Settings) -> None:
+    """Its right to delete is the one that the matrix cannot try without destroying the evidence."""
+    credential_id = uuid4()
+    sealer, keeper = (VaultConnection(vault_settings, role) for role in ("intake", "keeper"))
+    Sealer(sealer).seal(credential_id, "ada", SECRET)
+
+    Keeper(keeper).purge(credential_id)
+
+    with pytest.raises(Exception, match="has nothing under this name"):
+        keeper.run(lambda v: v.secrets.kv.v2.read_secret_metadata(f"credentials/{credential_id}", **KV))

@@ -1,0 +1,220 @@
+"""Credentials in Postgres: metadata and its events, never a secret.
+
+Implements :class:`cloudpush.push.custody.CredentialStore`. Guards stand in the UPDATE: a state
+changes only from a state that it may leave, and its event is appended in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from cloudpush.audit.database import append_event, transaction
+from cloudpush.audit.tables import credential as t
+from cloudpush.audit.tables import event
+from cloudpush.errors import Code, CredentialError, InputError
+from cloudpush.push.custody import CREDENTIAL_TRANSITIONS, Credential, CredentialState, Reason, Use
+from cloudpush.push.states import Event
+
+#: The hash chain of what concerns the Transit key as a whole.
+VAULT_STREAM = UUID("6b1c7a52-3f0e-5d5c-9a43-0c7c2f0e7a11")
+_NAME_TAKEN = "uq_credential_owner_name_live"
+
+
+class Credentials:
+    """The rows of table ``credential``. Thread-safe, as its engine is."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def add(self, credential: Credential, actor: str) -> None:
+        """Insert a row that is ``sealing``. Raises InputError where the owner has a live one of that name."""
+        row = {c.name: getattr(credential, c.name) for c in t.columns}
+        data = {
+            "owner": credential.owner,
+            "kind": credential.kind,
+            "name": credential.name,
+            "profile": credential.profile,
+            "endpoint": credential.endpoint,
+            "expires_at": _iso(credential.expires_at),
+            "purge_after": _iso(credential.purge_after),
+        }
+        try:
+            with transaction(self._engine) as c:
+                c.execute(t.insert(), row | {"state": str(credential.state)})
+                append_event(c, credential.id, Event.CREDENTIAL_SEALING, actor, data, credential_id=credential.id)
+        except IntegrityError as e:
+            if _NAME_TAKEN not in str(e.orig):
+                raise
+            raise InputError(
+                Code.BAD_INPUT,
+                f"name={credential.name!r} is the name of another credential of {credential.owner!r}; "
+                "choose another, or purge that one first.",
+                field="name",
+            ) from e
+
+    def activate(self, credential_id: UUID, key_version: int, actor: str) -> None:
+        """``sealing`` → ``active``. Raises CredentialError where the row is not ``sealing`` any more."""
+        with transaction(self._engine) as c:
+            done = c.execute(
+                _from(credential_id, CredentialState.ACTIVE).values(
+                    state=str(CredentialState.ACTIVE), transit_key_version=key_version
+                )
+            )
+            if not done.rowcount:
+                raise CredentialError(
+                    Code.CREDENTIAL_PURGED, f"Credential {credential_id} was purged while it was being sealed."
+                )
+            data = {"transit_key_version": key_version}
+            append_event(c, credential_id, Event.CREDENTIAL_CREATED, actor, data, credential_id=credential_id)
+
+    def get(self, credential_id: UUID) -> Credential | None:
+        """One credential with its use, counted; None where there is no such row."""
+        with transaction(self._engine) as c:
+            row = c.execute(_WITH_USE.where(t.c.id == credential_id)).mappings().one_or_none()
+            uses = c.execute(
+                sa.select(sa.func.count()).where(_USED, event.c.credential_id == credential_id)
+            ).scalar_one()
+        return _credential(row, uses) if row else None
+
+    def find(self, owner: str | None, *, purged: bool, limit: int) -> Sequence[Credential]:
+        """Credentials of ``owner`` (None: of all), newest first, with their last use; ``purged`` ones on demand."""
+        query = _WITH_USE.order_by(t.c.created_at.desc(), t.c.id).limit(limit)
+        if owner is not None:
+            query = query.where(t.c.owner == owner)
+        if not purged:
+            query = query.where(t.c.state != CredentialState.PURGED)
+        with transaction(self._engine) as c:
+            return [_credential(row) for row in c.execute(query).mappings()]
+
+    def start_purge(self, credential_id: UUID, reason: Reason, actor: str) -> None:
+        """Any live state → ``purging``; nothing where it is ``purging`` or ``purged`` already."""
+        with transaction(self._engine) as c:
+            done = c.execute(_from(credential_id, CredentialState.PURGING).values(state=str(CredentialState.PURGING)))
+            if done.rowcount:
+                data = {"reason": str(reason)}
+                append_event(c, credential_id, Event.CREDENTIAL_PURGING, actor, data, credential_id=credential_id)
+
+    def end_purge(self, credential_id: UUID, actor: str) -> None:
+        """``purging`` → ``purged``; nothing where it is ``purged`` already."""
+        with transaction(self._engine) as c:
+            done = c.execute(
+                _from(credential_id, CredentialState.PURGED).values(
+                    state=str(CredentialState.PURGED), purged_at=sa.func.clock_timestamp()
+                )
+            )
+            if done.rowcount:
+                append_event(c, credential_id, Event.CREDENTIAL_PURGED, actor, credential_id=credential_id)
+
+    def due(self, now: datetime, sealing_before: datetime, limit: int) -> Sequence[tuple[UUID, Reason]]:
+        """What is to be destroyed: due, half destroyed, or ``sealing`` since before ``sealing_before``."""
+        abandoned = (t.c.state == CredentialState.SEALING) & (t.c.created_at < sealing_before)
+        half_done = t.c.state == CredentialState.PURGING
+        its_time = (t.c.state == CredentialState.ACTIVE) & (t.c.purge_after <= now)
+        query = (
+            sa.select(t.c.id, t.c.state)
+            .where(t.c.state != CredentialState.PURGED, abandoned | half_done | its_time)
+            .order_by(t.c.created_at, t.c.id)
+            .limit(limit)
+        )
+        with transaction(self._engine) as c:
+            return [(row.id, _REASONS[CredentialState(row.state)]) for row in c.execute(query)]
+
+    def expire(self, now: datetime, limit: int, actor: str) -> Sequence[UUID]:
+        """Append ``credential.expired``, once each, for what has expired; return whose."""
+        noted = sa.exists().where(event.c.stream == t.c.id, event.c.kind == Event.CREDENTIAL_EXPIRED)
+        expired = sa.select(t.c.id, t.c.expires_at).where(
+            t.c.state == CredentialState.ACTIVE, t.c.expires_at <= now, ~noted
+        )
+        with transaction(self._engine) as c:
+            held = c.execute(expired.order_by(t.c.expires_at).limit(limit).with_for_update(skip_locked=True)).all()
+            # Asked again with the rows in our hands: another sweep may have committed just before we got them.
+            rows = c.execute(expired.where(t.c.id.in_([row.id for row in held]))).all() if held else []
+            for row in rows:
+                data = {"expires_at": _iso(row.expires_at)}
+                append_event(c, row.id, Event.CREDENTIAL_EXPIRED, actor, data, credential_id=row.id)
+        return [row.id for row in rows]
+
+    def wrapped_before(self, version: int, after: UUID | None, limit: int) -> Sequence[Credential]:
+        """``active`` credentials whose data key an older key version wraps, by id, from after ``after``."""
+        query = (
+            sa.select(t)
+            .where(t.c.state == CredentialState.ACTIVE, t.c.transit_key_version < version)
+            .order_by(t.c.id)
+            .limit(limit)
+        )
+        if after is not None:
+            query = query.where(t.c.id > after)
+        with transaction(self._engine) as c:
+            return [_credential(row) for row in c.execute(query).mappings()]
+
+    def rewrapped(self, credential_id: UUID, version: int, actor: str) -> None:
+        """Note that key ``version`` wraps the data key now."""
+        with transaction(self._engine) as c:
+            done = c.execute(
+                t.update()
+                .where(t.c.id == credential_id, t.c.transit_key_version < version)
+                .values(transit_key_version=version)
+            )
+            if done.rowcount:
+                data = {"transit_key_version": version}
+                append_event(c, credential_id, Event.CREDENTIAL_REWRAPPED, actor, data, credential_id=credential_id)
+
+    def wraps_only(self, version: int) -> bool:
+        """Whether nothing is ``sealing``, and nothing ``active`` is wrapped by a key before ``version``: in one look."""
+        older = (t.c.state == CredentialState.ACTIVE) & (t.c.transit_key_version < version)
+        left = sa.select(sa.exists().where(older | (t.c.state == CredentialState.SEALING)))
+        with transaction(self._engine) as c:
+            return not c.execute(left).scalar_one()
+
+    def note_rotation(self, version: int, actor: str) -> None:
+        """Append that the Transit key has a new version."""
+        with transaction(self._engine) as c:
+            append_event(c, VAULT_STREAM, Event.VAULT_KEY_ROTATED, actor, {"version": version})
+
+    def note_retirement(self, version: int, actor: str) -> None:
+        """Append that key versions before ``version`` are retired."""
+        with transaction(self._engine) as c:
+            append_event(c, VAULT_STREAM, Event.VAULT_KEY_RETIRED, actor, {"oldest_version": version})
+
+
+def _from(credential_id: UUID, to: CredentialState) -> sa.Update:
+    """An UPDATE of this row, if it is in a state from which ``to`` may follow."""
+    allowed = [str(state) for state, following in CREDENTIAL_TRANSITIONS.items() if to in following]
+    return t.update().where(t.c.id == credential_id, t.c.state.in_(allowed))
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def _credential(row: sa.RowMapping, uses: int | None = None) -> Credential:
+    use = Use(uses, row.get("used_at"), row.get("used_by_push"), row.get("used_by") or "")
+    fields: dict[str, Any] = {c.name: row[c.name] for c in t.columns}
+    return Credential(**(fields | {"state": CredentialState(row["state"])}), use=use)
+
+
+#: Why a row in this state is found to be due.
+_REASONS = {
+    CredentialState.SEALING: Reason.ABANDONED,
+    CredentialState.ACTIVE: Reason.DUE,
+    CredentialState.PURGING: Reason.UNFINISHED,
+}
+
+#: A use is an event of the push that used it, appended by the worker.
+_USED = event.c.kind == Event.CREDENTIAL_USED
+_last = (
+    sa.select(event.c.at.label("used_at"), event.c.stream.label("used_by_push"), event.c.actor.label("used_by"))
+    .where(_USED, event.c.credential_id == t.c.id)
+    .order_by(event.c.id.desc())
+    .limit(1)
+    .lateral()
+)
+_WITH_USE = (
+    sa.select(t, _last.c.used_at, _last.c.used_by_push, _last.c.used_by).select_from(t).outerjoin(_last, sa.true())
+)

@@ -1,0 +1,226 @@
+"""The three rights over sealed credentials, each with a role of its own in Vault.
+
+::
+
+    Sealer  role intake   seals; cannot read back
+    Vault   role worker   unseals; cannot change anything
+    Keeper  role keeper   destroys, rotates, rewraps; cannot decrypt
+
+``config/vault/policies`` holds each role to this; the integration tests try every right that a role must not have.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from uuid import UUID
+
+from cloudpush.credentials.connection import Absent, Rejected, VaultConnection
+from cloudpush.credentials.envelope import KEY_BITS, Binding, Envelope, decrypt, encrypt, key_version, read_envelope
+from cloudpush.credentials.kinds import dump, load
+from cloudpush.errors import CloudPushError, Code, CredentialError, VaultError
+from cloudpush.push.job import Secret
+
+#: Transit's words about a wrapped data key that it will not unwrap. Other refusals, such as a Transit
+#: key that is missing, are no fault of a credential.
+_DAMAGED = ("message authentication failed", "invalid ciphertext", "base64", "too old")
+
+
+def _path(credential_id: UUID) -> str:
+    return f"credentials/{credential_id}"
+
+
+class Sealer:
+    """Seals credentials (role ``intake``). Implements :class:`cloudpush.push.custody.Sealer`."""
+
+    def __init__(self, connection: VaultConnection) -> None:
+        self._connection = connection
+
+    def seal(self, credential_id: UUID, owner: str, secret: Secret) -> int:
+        """Seal ``secret`` under ``credential_id`` and return the Transit key's version.
+
+        Raises VaultError, also where something is sealed under this id already: nothing is overwritten.
+        """
+        settings = self._connection.settings
+        made = self._connection.run(
+            lambda vault: vault.secrets.transit.generate_data_key(
+                settings.vault_transit_key, "plaintext", bits=KEY_BITS, mount_point=settings.vault_transit_mount
+            )
+        )
+        envelope = encrypt(
+            dump(secret),
+            base64.b64decode(made["plaintext"]),
+            made["ciphertext"],
+            Binding(owner, credential_id, secret.kind),
+        )
+        del made  # the data key lives no longer than this call
+        self._connection.run(
+            lambda vault: vault.secrets.kv.v2.create_or_update_secret(
+                _path(credential_id), envelope.stored(), cas=0, mount_point=settings.vault_kv_mount
+            )
+        )
+        return envelope.key_version
+
+
+class Vault:
+    """Unseals credentials (role ``worker``). Implements :class:`cloudpush.push.ports.Vault`."""
+
+    def __init__(self, connection: VaultConnection) -> None:
+        self._connection = connection
+
+    def unseal(self, credential_id: UUID, owner: str, kind: str) -> Secret:
+        """Return the plaintext credential. Repeatable.
+
+        Raises VaultError (sealed, away, denied: all retryable) or CredentialError (purged: nothing in
+        Vault under this id; corrupt: does not decrypt for this owner, id and kind).
+        """
+        binding = Binding(owner, credential_id, kind)
+        envelope = self._fetch(binding)
+        try:
+            key = self._unwrap(envelope, binding)
+        except CredentialError:
+            # A rotation may have rewrapped it, and retired the old key version, between our two requests.
+            stale, envelope = envelope, self._fetch(binding)
+            if envelope.wrapped == stale.wrapped:
+                raise
+            key = self._unwrap(envelope, binding)
+        return load(kind, decrypt(envelope, key, binding))
+
+    def _fetch(self, binding: Binding) -> Envelope:
+        try:
+            found = self._connection.run(
+                lambda vault: vault.secrets.kv.v2.read_secret_version(
+                    _path(binding.credential_id),
+                    mount_point=self._connection.settings.vault_kv_mount,
+                    raise_on_deleted_version=True,
+                )
+            )
+        except Absent as e:
+            raise _gone(binding.credential_id) from e
+        return read_envelope(found["data"], binding)
+
+    def _unwrap(self, envelope: Envelope, binding: Binding) -> bytes:
+        settings = self._connection.settings
+        try:
+            answer = self._connection.run(
+                lambda vault: vault.secrets.transit.decrypt_data(
+                    settings.vault_transit_key, envelope.wrapped, mount_point=settings.vault_transit_mount
+                )
+            )
+        except Rejected as e:
+            raise _blame(e, binding) from e
+        try:
+            return base64.b64decode(answer["plaintext"], validate=True)
+        except binascii.Error:
+            return b""  # no data key: decrypting with it says what is wrong
+
+
+class Keeper:
+    """Destroys, rotates and rewraps (role ``keeper``). Implements :class:`cloudpush.push.custody.Keeper`."""
+
+    def __init__(self, connection: VaultConnection) -> None:
+        self._connection = connection
+
+    def purge(self, credential_id: UUID) -> None:
+        """Destroy every version of the credential and see that it is gone. Repeatable. Raises VaultError."""
+        mount = self._connection.settings.vault_kv_mount
+        self._connection.run(
+            lambda vault: vault.secrets.kv.v2.delete_metadata_and_all_versions(_path(credential_id), mount_point=mount)
+        )
+        try:
+            self._connection.run(
+                lambda vault: vault.secrets.kv.v2.read_secret_metadata(_path(credential_id), mount_point=mount)
+            )
+        except Absent:
+            return
+        raise VaultError(
+            Code.VAULT_DENIED, f"Credential {credential_id} is still in Vault after it was deleted; it is tried again."
+        )
+
+    def rotate(self) -> int:
+        """Add a version to the Transit key and return its number. Raises VaultError."""
+        settings = self._connection.settings
+        self._connection.run(
+            lambda vault: vault.secrets.transit.rotate_key(
+                settings.vault_transit_key, mount_point=settings.vault_transit_mount
+            )
+        )
+        return self.newest()
+
+    def newest(self) -> int:
+        """The newest version of the Transit key. Raises VaultError."""
+        settings = self._connection.settings
+        key = self._connection.run(
+            lambda vault: vault.secrets.transit.read_key(
+                settings.vault_transit_key, mount_point=settings.vault_transit_mount
+            )
+        )
+        return int(key["latest_version"])
+
+    def rewrap(self, credential_id: UUID, owner: str, kind: str, version: int) -> int:
+        """Have the data key wrapped by the newest key version, unless it is by ``version`` or later already.
+
+        Returns the version that wraps it now, and leaves no older wrapping behind. Repeatable. Raises
+        VaultError, or CredentialError (purged; corrupt: not an envelope, or not wrapped by our key).
+        """
+        settings = self._connection.settings
+        mount, path, binding = settings.vault_kv_mount, _path(credential_id), Binding(owner, credential_id, kind)
+        try:
+            found = self._connection.run(
+                lambda vault: vault.secrets.kv.v2.read_secret_version(
+                    path, mount_point=mount, raise_on_deleted_version=True
+                )
+            )
+        except Absent as e:
+            raise _gone(credential_id) from e
+        envelope = read_envelope(found["data"], binding)
+        if envelope.key_version >= version:
+            return envelope.key_version
+        envelope = envelope.rewrapped(self._rewrapped(envelope, binding))
+        # One version only, and said before writing: the write itself then drops the old wrapping.
+        self._connection.run(lambda vault: vault.secrets.kv.v2.update_metadata(path, max_versions=1, mount_point=mount))
+        # Lost to another rewrap or a purge, the check-and-set is refused: VaultError, and the caller repeats.
+        self._connection.run(
+            lambda vault: vault.secrets.kv.v2.create_or_update_secret(
+                path, envelope.stored(), cas=found["metadata"]["version"], mount_point=mount
+            )
+        )
+        return envelope.key_version
+
+    def retire(self, version: int) -> None:
+        """Let Transit refuse what is wrapped by a key older than ``version``. Repeatable. Raises VaultError."""
+        settings = self._connection.settings
+        self._connection.run(
+            lambda vault: vault.secrets.transit.update_key_configuration(
+                settings.vault_transit_key,
+                min_decryption_version=version,
+                mount_point=settings.vault_transit_mount,
+            )
+        )
+
+    def _rewrapped(self, envelope: Envelope, binding: Binding) -> str:
+        settings = self._connection.settings
+        try:
+            answer = self._connection.run(
+                lambda vault: vault.secrets.transit.rewrap_data(
+                    settings.vault_transit_key, envelope.wrapped, mount_point=settings.vault_transit_mount
+                )
+            )
+        except Rejected as e:
+            raise _blame(e, binding) from e
+        wrapped = str(answer["ciphertext"])
+        key_version(wrapped)
+        return wrapped
+
+
+def _gone(credential_id: UUID) -> CredentialError:
+    return CredentialError(
+        Code.CREDENTIAL_PURGED, f"Credential {credential_id} is not in Vault: it was purged, or never sealed."
+    )
+
+
+def _blame(error: Rejected, binding: Binding) -> CloudPushError:
+    """What a refused unwrapping means: a corrupt credential, or a fault of Vault's."""
+    if any(words in error.detail for words in _DAMAGED):
+        return binding.corrupt(f"has a data key that Vault does not unwrap ({error.detail})")
+    return VaultError(error.code, error.message, detail=error.detail)
