@@ -1,0 +1,181 @@
+"""What an S3 server's error answers mean, as our own errors: one table, one boundary.
+
+A HEAD has no body, so its status alone rarely tells; the words come from a GET that is sent for this purpose. Bodies are
+hostile: they are bounded, read with a parser that refuses document types and entities, and redacted before they are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from xml.parsers import expat
+
+from cloudpush.errors import Code, DestinationError
+from cloudpush.logs import redact
+
+#: S3's own error codes. What is not here is judged by its status.
+CODES: dict[str, Code] = {
+    "AccessDenied": Code.ACCESS_DENIED,
+    "AllAccessDisabled": Code.ACCESS_DENIED,
+    "AccountProblem": Code.ACCESS_DENIED,
+    "InvalidObjectState": Code.ACCESS_DENIED,
+    "KMS.DisabledException": Code.ACCESS_DENIED,
+    "SignatureDoesNotMatch": Code.BAD_SIGNATURE,
+    "InvalidAccessKeyId": Code.BAD_SIGNATURE,
+    "InvalidSecurity": Code.BAD_SIGNATURE,
+    "InvalidToken": Code.BAD_SIGNATURE,
+    "Unauthorized": Code.BAD_SIGNATURE,
+    "ExpiredToken": Code.CREDENTIAL_EXPIRED,
+    "ExpiredTokenException": Code.CREDENTIAL_EXPIRED,
+    "ExpiredRequest": Code.CREDENTIAL_EXPIRED,
+    "TokenRefreshRequired": Code.CREDENTIAL_EXPIRED,
+    "NoSuchBucket": Code.NO_SUCH_BUCKET,
+    "InvalidBucketName": Code.NO_SUCH_BUCKET,
+    "PermanentRedirect": Code.NO_SUCH_BUCKET,
+    "TemporaryRedirect": Code.NO_SUCH_BUCKET,
+    "IllegalLocationConstraintException": Code.NO_SUCH_BUCKET,
+    "AuthorizationHeaderMalformed": Code.NO_SUCH_BUCKET,  # the signature names another region than the bucket's
+    "NoSuchKey": Code.OBJECT_MISSING,
+    "RequestTimeTooSkewed": Code.CLOCK_SKEW,
+    "SlowDown": Code.THROTTLED,
+    "TooManyRequests": Code.THROTTLED,
+    "RequestLimitExceeded": Code.THROTTLED,
+    "ThrottlingException": Code.THROTTLED,
+    "InternalError": Code.PROVIDER_UNAVAILABLE,
+    "ServiceUnavailable": Code.PROVIDER_UNAVAILABLE,
+    "RequestTimeout": Code.PROVIDER_UNAVAILABLE,
+    "QuotaExceeded": Code.QUOTA_EXCEEDED,
+}
+
+#: What concerns the whole destination, so that asking for another key is pointless.
+FATAL = frozenset(
+    {Code.BAD_SIGNATURE, Code.CREDENTIAL_EXPIRED, Code.NO_SUCH_BUCKET, Code.CLOCK_SKEW, Code.QUOTA_EXCEEDED}
+)
+
+#: Statuses that may pass by themselves within seconds.
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_MESSAGES: dict[Code, str] = {
+    Code.ACCESS_DENIED: "The destination does not let this credential look at {what}.",
+    Code.BAD_SIGNATURE: "The destination does not accept the key or its secret.",
+    Code.CREDENTIAL_EXPIRED: "The credential's session has expired.",
+    Code.NO_SUCH_BUCKET: "The bucket {bucket!r} does not exist at this endpoint.",
+    Code.OBJECT_MISSING: "{what} does not exist.",
+    Code.CLOCK_SKEW: "The worker's clock and the destination's differ too much for signed requests.",
+    Code.THROTTLED: "The destination asks to be asked less often.",
+    Code.PROVIDER_UNAVAILABLE: "The destination is out of order at the moment (HTTP {status}).",
+    Code.PROVIDER_REFUSED: "The destination refused the request (HTTP {status}).",
+    Code.QUOTA_EXCEEDED: "The quota of the destination is used up.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An error answer as it came: status, S3's code and message (may be empty), the region it hints at."""
+
+    status: int
+    code: str = ""
+    message: str = ""
+    region: str = ""
+
+
+def read_refusal(status: int, body: bytes, region: str = "") -> Refused:
+    """``body`` as S3's error document; a body that is none gives a Refused without code."""
+    fields: dict[str, str] = {}
+
+    def leaf(path: tuple[str, ...], text: str) -> None:
+        if len(path) == 2 and path[0] == "Error":
+            fields.setdefault(path[1], text)
+
+    try:
+        parse_xml(body, leaf)
+    except BadXml:
+        return Refused(status, region=region)
+    hinted = fields.get("Region", "") if fields.get("Code") == "AuthorizationHeaderMalformed" else ""
+    return Refused(status, fields.get("Code", ""), fields.get("Message", ""), region or hinted)
+
+
+def error_of(
+    refused: Refused, *, bucket: str, what: str, region: str, session: bool, secrets: tuple[str, ...]
+) -> DestinationError:
+    """The error that ``refused`` amounts to.
+
+    ``what``: the object in words; ``region``: the one we signed for; ``session``: whether the credential has a
+    session token, which makes an unknown key an expired one (some servers forget a session that has run out);
+    ``secrets``: masked in the provider's words.
+    """
+    code = _code(refused, session=session)
+    message = _MESSAGES[code].format(bucket=bucket, what=what, status=refused.status)
+    if code is Code.NO_SUCH_BUCKET and refused.region and refused.region != region:
+        message = (
+            f"The bucket {bucket!r} is in region {refused.region}, not {region}: "
+            f"give the credential or the profile that region."
+        )
+    words = ": ".join(x for x in (refused.code, refused.message) if x)
+    return DestinationError(code, message, detail=redact(f"HTTP {refused.status} {words}".strip(), *secrets, limit=500))
+
+
+def _code(refused: Refused, *, session: bool) -> Code:
+    if session and refused.code in {"InvalidAccessKeyId", "InvalidToken"}:
+        return Code.CREDENTIAL_EXPIRED
+    if refused.code == "AuthorizationHeaderMalformed" and not refused.region:
+        return Code.BAD_SIGNATURE
+    known = CODES.get(refused.code)
+    if known is not None:
+        return known
+    if refused.status in {301, 307, 308}:
+        return Code.NO_SUCH_BUCKET
+    if refused.status in {401, 403}:
+        return Code.ACCESS_DENIED
+    if refused.status == 404:
+        return Code.OBJECT_MISSING
+    if refused.status == 429:
+        return Code.THROTTLED
+    return Code.PROVIDER_UNAVAILABLE if refused.status in PASSING else Code.PROVIDER_REFUSED
+
+
+class BadXml(ValueError):
+    """Not the XML of an S3 answer: malformed, nested too deeply, or with a document type."""
+
+
+#: S3's own answers have a depth of four.
+_DEPTH = 16
+
+
+def parse_xml(
+    body: bytes, leaf: Callable[[tuple[str, ...], str], None], end: Callable[[str], None] | None = None
+) -> None:
+    """Call ``leaf`` with the path and text of each element and ``end`` with the name of each that closes.
+
+    Names come without namespaces. Raises BadXml. No document type is accepted, so no entity can be defined, which is
+    all that makes XML dangerous to read; the caller bounds the size.
+    """
+    path: list[str] = []
+    text: list[str] = []
+
+    def on_start(name: str, _attributes: dict[str, str]) -> None:
+        if len(path) >= _DEPTH:
+            raise BadXml("nested too deeply")
+        path.append(name.rpartition(" ")[2])
+        text.clear()
+
+    def on_end(_name: str) -> None:
+        leaf(tuple(path), "".join(text))
+        text.clear()
+        name = path.pop()
+        if end is not None:
+            end(name)
+
+    def on_doctype(*_args: object) -> None:
+        raise BadXml("has a document type")
+
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.buffer_text = True
+    parser.StartElementHandler = on_start
+    parser.EndElementHandler = on_end
+    parser.CharacterDataHandler = text.append
+    parser.StartDoctypeDeclHandler = on_doctype
+    try:
+        parser.Parse(body, True)
+    except (expat.ExpatError, UnicodeError, ValueError) as e:
+        raise BadXml(str(e)) from e
