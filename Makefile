@@ -37,10 +37,10 @@ check: $(VENV)/.ready ## Lint, types, import directions, migration drift
 	$(CLEAN) $(BIN)/python -m pytest -q tests/migrations
 
 bench: $(VENV)/.ready ## Measure against s5cmd and rclone; prints the table of docs/performance.md
-	$(CLEAN) $(BIN)/python -m tests.benchmarks
+	$(CLEAN) PYTHONPATH=tests $(BIN)/python -m benchmarks
 
 chaos: $(VENV)/.ready ## Kill everything at random, 50 rounds, and check that nothing is lost
-	$(CLEAN) $(BIN)/python -m tests.chaos --rounds 50
+	$(CLEAN) PYTHONPATH=tests $(BIN)/python -m chaos --rounds 50
 
 lock: ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i '^cloudpush' > constraints.txt

@@ -3,7 +3,8 @@
 - ``cloudpush_append`` is the only way to an event: it locks the chain's head, numbers the event, hashes it
   and moves the head. It runs with its owner's rights; the application may call it and nothing else.
 - Events refuse UPDATE, DELETE and TRUNCATE, whoever asks.
-- States change only as ``push/states.py`` says.
+- States change only as ``push/states.py`` says; a push that is over, and the completeness of a plan, are kept.
+- What was asked for cannot be rewritten: the application may update only where a push stands.
 - The application's role ``cloudpush_app`` may never delete, except the rows of a plan that is not complete.
 """
 
@@ -29,7 +30,8 @@ END
 $$
 """
 
-# The text that is hashed: previous hash, then these fields joined by U+001F. `actor` is free text and so
+# Functions that run with their owner's rights name pg_temp last: left out, it would be searched first, and a caller's
+# temporary table would take the place of ours. The text that is hashed: previous hash, then these fields joined by U+001F. `actor` is free text and so
 # carries its length; `data` is the last and so needs none. Times are microseconds since 1970.
 HASH = r"""
 CREATE FUNCTION cloudpush_event_hash(
@@ -51,7 +53,7 @@ CREATE FUNCTION cloudpush_append(
     stream uuid, actor text, kinds text[], credentials uuid[], data text[]
 ) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = pg_catalog, {schema}
+SET search_path = pg_catalog, {schema}, pg_temp
 AS $$
 DECLARE
     head chain;
@@ -82,12 +84,13 @@ $$
 FILES_DIGEST = r"""
 CREATE FUNCTION cloudpush_files_digest(push uuid, first bigint, last bigint) RETURNS bytea
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, {schema}
+SET search_path = pg_catalog, {schema}, pg_temp
 AS $$
     SELECT sha256(convert_to(coalesce(string_agg(concat_ws(
-        E'\x1f', f.seq, octet_length(f.key), f.key, f.size, f.mtime_ns, f.state, coalesce(f.strength, '-'),
-        coalesce(encode(f.sha256, 'hex'), '-'), coalesce(f.etag, '-'), coalesce(f.version_id, '-'),
-        coalesce(f.error_code, '-')
+        E'\x1f', f.seq, octet_length(f.path), f.path, octet_length(f.key), f.key, f.size, f.mtime_ns, f.state,
+        coalesce(f.strength, '-'), coalesce(encode(f.sha256, 'hex'), '-'), coalesce(f.expected, '-'),
+        octet_length(f.etag), coalesce(f.etag, '-'), octet_length(f.version_id), coalesce(f.version_id, '-'),
+        coalesce((extract(epoch FROM f.uploaded_at) * 1000000)::bigint::text, '-'), coalesce(f.error_code, '-')
     ), E'\n' ORDER BY f.seq), ''), 'UTF8'))
     FROM file f WHERE f.push_id = push AND f.seq BETWEEN first AND last
 $$
@@ -123,6 +126,17 @@ END
 $$
 """
 
+KEPT = """
+CREATE FUNCTION cloudpush_kept() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    RAISE EXCEPTION 'push % is over or its plan complete: this UPDATE is refused', OLD.id
+        USING ERRCODE = 'insufficient_privilege';
+END
+$$
+"""
+
 PLAN_ONLY = """
 CREATE FUNCTION cloudpush_delete_only_while_planning() RETURNS trigger
 LANGUAGE plpgsql
@@ -141,17 +155,30 @@ GRANTS = """
 REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM cloudpush_app;
 GRANT USAGE ON SCHEMA {schema} TO cloudpush_app;
 GRANT SELECT ON event, chain, alembic_version TO cloudpush_app;
-GRANT SELECT, INSERT, UPDATE ON push, credential TO cloudpush_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON part, file TO cloudpush_app;
+GRANT SELECT, INSERT ON push TO cloudpush_app;
+GRANT UPDATE ({where_it_stands}) ON push TO cloudpush_app;
+GRANT SELECT, INSERT, UPDATE ON credential TO cloudpush_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON part TO cloudpush_app;
+GRANT SELECT, INSERT, DELETE ON file TO cloudpush_app;
+GRANT UPDATE ({what_became_of_it}) ON file TO cloudpush_app;
 REVOKE ALL ON FUNCTION cloudpush_append(uuid, text, text[], uuid[], text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cloudpush_append(uuid, text, text[], uuid[], text[]) TO cloudpush_app;
+"""
+
+WHERE_IT_STANDS = """
+    state, started_at, planned_at, finished_at, cancel_requested_at, announced_at, next_attempt_at, attempt, strikes,
+    lease_token, lease_until, worker, parts_total, parts_done, files_total, bytes_total, files_verified,
+    files_skipped, files_unverified, files_failed, bytes_verified, strength, uploaded_at, error_code, error_message
+"""
+WHAT_BECAME_OF_IT = """
+    state, strength, sha256, expected, etag, version_id, uploaded_at, error_code, error_message
 """
 
 
 def upgrade() -> None:
     schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
     op.execute(ROLE)
-    for function in (HASH, APPEND, FILES_DIGEST, APPEND_ONLY, TRANSITION, PLAN_ONLY):
+    for function in (HASH, APPEND, FILES_DIGEST, APPEND_ONLY, TRANSITION, KEPT, PLAN_ONLY):
         op.execute(function.replace("{schema}", schema))
     op.execute(
         "CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON event "
@@ -166,16 +193,24 @@ def upgrade() -> None:
             f"CREATE TRIGGER transition BEFORE UPDATE OF state ON {table} "
             "FOR EACH ROW EXECUTE FUNCTION cloudpush_transition()"
         )
+    op.execute(
+        "CREATE TRIGGER kept BEFORE UPDATE ON push FOR EACH ROW WHEN (OLD.finished_at IS NOT NULL "
+        "OR OLD.planned_at IS NOT NULL AND NEW.planned_at IS DISTINCT FROM OLD.planned_at) "
+        "EXECUTE FUNCTION cloudpush_kept()"
+    )
     for table in ("part", "file"):
         op.execute(
             f"CREATE TRIGGER plan_only BEFORE DELETE ON {table} "
             "FOR EACH ROW EXECUTE FUNCTION cloudpush_delete_only_while_planning()"
         )
-    for grant in GRANTS.replace("{schema}", schema).strip().split("\n"):
+    grants = GRANTS.format(schema=schema, where_it_stands=WHERE_IT_STANDS, what_became_of_it=WHAT_BECAME_OF_IT)
+    for grant in grants.strip().split(";\n"):
         op.execute(grant)
 
 
 def downgrade() -> None:
+    schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+    op.execute("DROP TRIGGER kept ON push")
     for table in ("part", "file"):
         op.execute(f"DROP TRIGGER plan_only ON {table}")
     for table in ("push", "part"):
@@ -184,6 +219,7 @@ def downgrade() -> None:
     op.execute("DROP TRIGGER append_only ON event")
     for function in (
         "cloudpush_delete_only_while_planning",
+        "cloudpush_kept",
         "cloudpush_transition",
         "cloudpush_append_only",
         "cloudpush_files_digest",
@@ -191,4 +227,5 @@ def downgrade() -> None:
         "cloudpush_event_hash",
     ):
         op.execute(f"DROP FUNCTION {function}")
-    op.execute("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM cloudpush_app")
+    op.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM cloudpush_app")
+    op.execute(f"REVOKE USAGE ON SCHEMA {schema} FROM cloudpush_app")

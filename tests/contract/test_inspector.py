@@ -154,17 +154,17 @@ def test_a_survey_says_what_looks_say(world: World) -> None:
 
 
 def test_a_missing_bucket_is_an_error(world: World) -> None:
-    """Nothing can be asked about it, whether by one key or by many."""
+    """Nothing can be asked about it: a look says so, by one key or by many, and so does a survey that lists."""
     world.destination = replace(world.destination, bucket="no-such-bucket")
+    many = [f"k{i}" for i in range(50)]
     codes = []
 
-    for ask in (world.look, world.survey):
-        for keys in (["a"], [f"k{i}" for i in range(50)]):
-            with pytest.raises(CloudPushError) as caught:
-                ask(*keys)
-            codes.append(caught.value.code)
+    for ask, keys in ((world.look, ["a"]), (world.look, many), (world.survey, many)):
+        with pytest.raises(CloudPushError) as caught:
+            ask(*keys)
+        codes.append(caught.value.code)
 
-    assert codes == [Code.NO_SUCH_BUCKET] * 4
+    assert codes == [Code.NO_SUCH_BUCKET] * 3
 
 
 def test_whoever_says_stop_is_heard(world: World) -> None:

@@ -18,7 +18,7 @@ import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from cloudpush.errors import BrokerError, Code
+from cloudpush.errors import BrokerError, Code, SettingsError
 from cloudpush.logs import get_logger
 from cloudpush.push.job import Progress
 from cloudpush.push.states import State
@@ -89,9 +89,18 @@ class Announcer:
 
     def __init__(self, app: Celery, redis_url: str) -> None:
         self._app = app
-        self._redis = redis.Redis.from_url(
-            redis_url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS
-        )
+        try:
+            self._redis = redis.Redis.from_url(
+                redis_url, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS
+            )
+        except ValueError:
+            # Without its cause, which may quote a piece of the password.
+            key = "CLOUDPUSH_REDIS_URL"
+            raise SettingsError(
+                Code.SETTINGS_INVALID,
+                f"{key} is not a Redis URL: write redis://HOST:PORT/0, rediss://… or unix:///SOCKET?db=0",
+                field=key,
+            ) from None
 
     def push(self, push_id: UUID) -> None:
         with _translated():

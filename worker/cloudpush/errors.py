@@ -182,9 +182,11 @@ MEANINGS: dict[Code, Meaning] = {
     Code.TLS_FAILED: _user("The endpoint's certificate is not trusted; check the host name and the certificate."),
     Code.DISK_FULL: _operator("Free space on the worker's disk.", retryable=True),
     Code.ENGINE_CRASHED: _passes("Nothing: rclone is restarted and the part retried."),
-    Code.ENGINE_MISSING: _operator("Install rclone 1.73.5 or newer (pip install 'cloudpush[embedded]')."),
+    Code.ENGINE_MISSING: _operator(
+        "Install rclone 1.73.5 or newer (pip install 'cloudpush[embedded]').", retryable=True
+    ),
     Code.DATABASE_UNREACHABLE: _operator("Start Postgres or correct CLOUDPUSH_DATABASE_URL.", retryable=True),
-    Code.DATABASE_SCHEMA: _operator("Run `cloudpush db upgrade`."),
+    Code.DATABASE_SCHEMA: _operator("Run `cloudpush db upgrade`.", retryable=True),
     Code.BROKER_UNREACHABLE: _operator(
         "Start Redis or correct CLOUDPUSH_REDIS_URL; what was stored goes out by itself.", retryable=True
     ),

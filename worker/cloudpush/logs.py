@@ -6,37 +6,73 @@ that a foreign system gave us before it is stored, logged or shown.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
+import traceback
+from collections.abc import Iterator
+from html import escape
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import structlog
 
 MASK = "[redacted]"
 
+_OPENS = (
+    r"(?:secret|password|passwd|passphrase|token|signature|credential|api_?key|access_?key|account_?key|private_?key)"
+)
+
+# Every repetition that may begin at many places is bounded: a hostile answer must not cost us quadratic time.
 _PATTERNS: tuple[re.Pattern[str], ...] = (
-    # name=value and "name": "value" of everything that opens something
+    # the whole of an authorization: a scheme and what follows it
+    re.compile(r"(?i)(authorization[\"']?\s{0,8}[=:]\s{0,8}[\"']?)([^\r\n\"']+)"),
+    re.compile(r"(?i)(\b(?:bearer|basic)\s{1,8})([a-z0-9._~+/=-]{8,})"),
+    # name=value, name: value, "name": "value with spaces" of everything that opens something
     re.compile(
-        r"(?i)(\b(?:[a-z0-9_.-]*(?:secret|password|passwd|token|signature|credential|api_?key|access_?key)[a-z0-9_.-]*"
-        r"|sig|sas_url|authorization)\b[\"']?\s*[=:]\s*[\"']?)(?!\s)([^\s\"'&,;<>]+)"
+        r"(?i)((?:" + _OPENS + r"[a-z0-9_.:-]{0,64}|\b(?:sig|pwd|sas_url))\\?[\"']?\s{0,8}[=:]\s{0,8})"
+        r"(\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\\?[\"']?[^\s\"'&,;<>]+)"
     ),
-    re.compile(r"(?i)(\b(?:bearer|basic)\s+)([a-z0-9._~+/=-]{8,})"),
-    re.compile(r"(<(?:AWSAccessKeyId|SignatureProvided|StringToSign|CanonicalRequest|Token-0)>)([^<]*)"),
-    re.compile(r"(?i)(://[^/\s:@]*:)([^@\s/]+)(?=@)"),
-    re.compile(r"()(\b(?:hvs|hvb|s)\.[A-Za-z0-9_-]{20,}|vault:v\d+:[A-Za-z0-9+/=]+)"),
+    # <SecretAccessKey>value</SecretAccessKey>, and what a refused signature quotes back
+    re.compile(
+        r"(?i)(<(?:[a-z0-9_.:-]{0,64}" + _OPENS + r"[a-z0-9_.:-]{0,64}"
+        r"|StringToSign(?:Bytes)?|CanonicalRequest(?:Bytes)?|Token-\d)>)([^<]+)"
+    ),
+    # scheme://user:password@host; a password may hold an unescaped @ or /
+    re.compile(r"(?i)(://[^/\s:@]{0,128}:)([^\s\"'<>]{1,512})(?=@)"),
+    re.compile(r"()(\b(?:hvs|hvb|hvr|s|b)\.[A-Za-z0-9_-]{20,}|vault:v\d+:[A-Za-z0-9+/=]+)"),
     re.compile(r"()(\b(?:AKIA|ASIA)[A-Z0-9]{12,})"),
-    re.compile(r"()(\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)"),
+    re.compile(r"()((?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)"),
 )
 
 
 def redact(text: str, *secrets: str, limit: int = 2_000) -> str:
-    """``text`` without what looks like a secret, nor any of the ``secrets`` known here; bounded."""
-    for secret in sorted((s for s in secrets if len(s) >= 4), key=len, reverse=True):
-        text = text.replace(secret, MASK)
+    """``text`` without what looks like a secret, nor any of the ``secrets`` known here; bounded.
+
+    Known ones (of four characters or more) are found as they are and as URLs, JSON and XML write them.
+    """
+    spellings = {spelt for secret in secrets if len(secret) >= 4 for spelt in _spellings(secret)}
+    for spelt in sorted(spellings, key=len, reverse=True):
+        text = text.replace(spelt, MASK)
     for pattern in _PATTERNS:
         text = pattern.sub(lambda m: m.group(1) + MASK, text)
     return text if len(text) <= limit else text[:limit] + "…"
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    yield secret
+    yield quote(secret, safe="", errors="replace")
+    yield quote(secret, errors="replace")
+    yield quote_plus(secret, errors="replace")
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
+    yield escape(secret)
+
+
+def traceback_of(error: BaseException) -> str:
+    """``error`` and its causes as redacted text, without the local variables that other formatters show."""
+    return redact("".join(traceback.format_exception(error)), limit=20_000)
 
 
 def setup_logs(level: str = "info", form: str = "json") -> None:
@@ -57,7 +93,7 @@ def setup_logs(level: str = "info", form: str = "json") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, _redact_foreign],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render_error, last],
         )
     )
@@ -65,6 +101,11 @@ def setup_logs(level: str = "info", form: str = "json") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.raiseExceptions = False  # a full disk must not end the work that is being logged
+
+
+def _redact_foreign(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A library's own log line: it may quote a URL or a header."""
+    return {**event, "event": redact(str(event["event"]), limit=20_000)}
 
 
 def _render_error(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -113,15 +113,19 @@ class Settings(BaseModel):
         key = PREFIX + "PROFILES_FILE"
         try:
             tables = tomllib.loads(self.profiles_file.read_text(encoding="utf-8"))
-            return {name: ProfileSettings.model_validate(table) for name, table in tables.items()}
         except OSError as e:
             raise _wrong(key, str(self.profiles_file), f"cannot be read: {e.strerror}") from e
-        except tomllib.TOMLDecodeError as e:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise _wrong(key, str(self.profiles_file), f"is not TOML: {e}") from e
-        except ValidationError as e:
-            first = e.errors(include_input=False)[0]
-            where = ".".join(str(x) for x in first["loc"])
-            raise _wrong(key, str(self.profiles_file), f"{where}: {first['msg']}") from e
+        profiles: dict[str, ProfileSettings] = {}
+        for name, table in tables.items():
+            try:
+                profiles[name] = ProfileSettings.model_validate(table)
+            except ValidationError as e:
+                first = e.errors(include_input=False)[0]
+                where = ".".join([name, *(str(x) for x in first["loc"])])
+                raise _wrong(key, str(self.profiles_file), f"is wrong at {where}: {first['msg']}") from e
+        return profiles
 
 
 def _wrong(key: str, value: str, why: str) -> SettingsError:

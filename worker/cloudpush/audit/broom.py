@@ -16,6 +16,7 @@ from cloudpush.push.sweep import Due
 LEADER = 0x636C6F7573776570  # "clouswep"
 ACTOR = "sweeper"
 MESSAGE = "Its worker vanished and it ran out of attempts."
+CANCELLED = "The push was cancelled."
 
 
 class Broom:
@@ -60,13 +61,14 @@ class Broom:
             for row in c.execute(RELEASE_PARTS).all():
                 data = {"part": row.number, "worker": row.worker}
                 append_events(c, row.push_id, ACTOR, [(Event.PART_LEASE_EXPIRED, None, data)])
-            for row in c.execute(RELEASE_PUSHES, {"max": max_strikes}).all():
+            for row in c.execute(RELEASE_PUSHES, {"max": max_strikes, "ended": MESSAGE, "cancelled": CANCELLED}).all():
                 append_events(c, row.id, ACTOR, [(Event.PUSH_LEASE_EXPIRED, None, {"worker": row.worker})])
                 if row.state == State.FAILED:
                     data = {"code": Code.WORKER_LOST, "message": MESSAGE}
                     append_events(c, row.id, ACTOR, [(Event.PUSH_FAILED, None, data)])
                 if row.state == State.CANCELLED:
-                    append_events(c, row.id, ACTOR, [(Event.PUSH_CANCELLED, None, {})])
+                    data = {"code": Code.CANCELLED, "message": CANCELLED}
+                    append_events(c, row.id, ACTOR, [(Event.PUSH_CANCELLED, None, data)])
                 if State(row.state).final:
                     ended.append((row.id, State(row.state)))
         return ended
@@ -105,7 +107,8 @@ RELEASE_PUSHES = sa.text("""
         strikes = strikes + 1, next_attempt_at = clock_timestamp(),
         finished_at = CASE WHEN gone.next <> 'queued' THEN clock_timestamp() END,
         error_code = CASE WHEN gone.next = 'cancelled' THEN 'CANCELLED' ELSE 'WORKER_LOST' END,
-        error_message = 'Its worker vanished.'
+        error_message = CASE gone.next WHEN 'cancelled' THEN :cancelled
+            WHEN 'failed' THEN :ended ELSE 'Its worker vanished.' END
     FROM gone WHERE push.id = gone.id
     RETURNING push.id, push.state, gone.worker
 """)

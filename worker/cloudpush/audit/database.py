@@ -66,10 +66,6 @@ def translated() -> Iterator[None]:
         yield
     except PoolTimeout as e:
         raise StoreError(Code.DATABASE_UNREACHABLE, "No database connection became free within 30 s.") from e
-    except (OperationalError, InterfaceError) as e:
-        raise StoreError(
-            Code.DATABASE_UNREACHABLE, f"Postgres does not answer: {_first_line(e)}", detail=_first_line(e)
-        ) from e
     except DBAPIError as e:
         match e.orig:
             case (
@@ -79,6 +75,8 @@ def translated() -> Iterator[None]:
                     Code.DATABASE_SCHEMA,
                     f"The database is at another schema: {_first_line(e)}. Run `cloudpush db upgrade`.",
                 ) from e
+            case psycopg.errors.InsufficientPrivilege() | psycopg.errors.RaiseException():
+                raise StoreError(Code.DATABASE_SCHEMA, f"Postgres refused: {_first_line(e)}.") from e
             case psycopg.errors.AdminShutdown() | psycopg.errors.CrashShutdown() | psycopg.errors.CannotConnectNow():
                 raise StoreError(Code.DATABASE_UNREACHABLE, f"Postgres is going down: {_first_line(e)}") from e
             case psycopg.errors.LockNotAvailable() | psycopg.errors.QueryCanceled() | psycopg.errors.DeadlockDetected():
@@ -87,6 +85,10 @@ def translated() -> Iterator[None]:
                 if e.connection_invalidated:
                     raise StoreError(
                         Code.DATABASE_UNREACHABLE, f"The connection to Postgres broke: {_first_line(e)}"
+                    ) from e
+                if isinstance(e, OperationalError | InterfaceError):
+                    raise StoreError(
+                        Code.DATABASE_UNREACHABLE, f"Postgres does not answer: {_first_line(e)}", detail=_first_line(e)
                     ) from e
                 raise
 
@@ -123,9 +125,16 @@ def append_events(
             "actor": actor,
             "kinds": [str(kind) for kind, _, _ in events],
             "credentials": [credential for _, credential, _ in events],
-            "data": [json.dumps(data, ensure_ascii=False, sort_keys=True, default=str) for _, _, data in events],
+            "data": [
+                storable(json.dumps(data, ensure_ascii=False, sort_keys=True, default=str)) for _, _, data in events
+            ],
         },
     )
+
+
+def storable(text: str) -> str:
+    """``text`` as Postgres can store it: foreign systems also answer with NUL and with what is no Unicode."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 _APPEND = sa.text(

@@ -15,6 +15,8 @@ from cloudpush.push.intake import CredentialCard
 from cloudpush.push.job import Destination, Request
 from cloudpush.push.states import Event, State
 
+CANCELLED = "The push was cancelled before it began."
+
 
 class Desk:
     """``push.intake.Desk`` on Postgres."""
@@ -87,8 +89,8 @@ class Desk:
             events: list[tuple[str, UUID | None, dict[str, object]]] = [(Event.PUSH_CANCEL_REQUESTED, None, {})]
             if row.planned_at is None and state is not State.RUNNING:
                 # Nobody executes it and nothing was planned: it is over now.
-                c.execute(CANCEL_QUEUED, {"id": push_id})
-                events.append((Event.PUSH_CANCELLED, None, {}))
+                c.execute(CANCEL_QUEUED, {"id": push_id, "message": CANCELLED})
+                events.append((Event.PUSH_CANCELLED, None, {"code": Code.CANCELLED, "message": CANCELLED}))
                 state = State.CANCELLED
             else:
                 # Parts that wait are due at once, so that a worker ends them; running ones hear it by heartbeat.
@@ -159,7 +161,7 @@ REQUEST_CANCEL = sa.text("UPDATE push SET cancel_requested_at = clock_timestamp(
 
 CANCEL_QUEUED = sa.text("""
     UPDATE push SET state = 'cancelled', finished_at = clock_timestamp(), error_code = 'CANCELLED',
-        error_message = 'The push was cancelled before it began.'
+        error_message = :message
     WHERE id = :id AND planned_at IS NULL AND state IN ('queued', 'awaiting_consent')
 """)
 

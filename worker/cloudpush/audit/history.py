@@ -64,8 +64,9 @@ class History:
                 raise InputError(Code.NOT_OWNER, f"push {push_id} belongs to another owner.", field="push")
             live = c.execute(
                 sa.select(
-                    sa.func.coalesce(sa.func.sum(part.c.sent_bytes), 0).label("sent_bytes"),
-                    sa.func.coalesce(sa.func.sum(part.c.sent_files), 0).label("sent_files"),
+                    # Postgres adds bigints up to a numeric, which is no number in JSON.
+                    sa.cast(sa.func.coalesce(sa.func.sum(part.c.sent_bytes), 0), sa.BigInteger).label("sent_bytes"),
+                    sa.cast(sa.func.coalesce(sa.func.sum(part.c.sent_files), 0), sa.BigInteger).label("sent_files"),
                     sa.func.sum(part.c.speed).label("speed"),
                     sa.func.max(part.c.eta_seconds).label("eta_seconds"),
                 ).where(part.c.push_id == push_id, part.c.state == State.RUNNING)

@@ -2,7 +2,9 @@
 
 What a chain proves: an event that was edited, inserted, reordered or deleted in its middle breaks the
 link that follows it; a deleted tail leaves the chain's head behind; a file row edited after its part ended no longer
-matches the digest in the part's own event. The recomputation here is independent of the database's.
+matches the digest in the part's own event; a push's row must say what its first and its last event say. The
+recomputation here is independent of the database's. Whoever can rewrite events, rows and heads together leaves no trace
+here: what was signed or copied away before is what proves it then.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sqlalchemy as sa
 
 from cloudpush.audit.database import transaction
 from cloudpush.audit.tables import chain
-from cloudpush.push.states import ENDINGS, Event, State
+from cloudpush.push.states import ENDINGS, Event
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 VERSION = "cloudpush-event-1"
@@ -83,11 +85,13 @@ def verify(engine: sa.Engine, push_id: UUID | None = None) -> Report:
     report = Report()
     # One snapshot: what is appended while we read is not half seen.
     with transaction(engine.execution_options(isolation_level="REPEATABLE READ")) as c:
+        c.execute(sa.text("SET LOCAL statement_timeout = 0"))  # a long history may take its time
         for stream, seq, head in _heads(c, push_id):
             report.streams += 1
             _verify_chain(c, report, stream, seq, bytes(head))
         _verify_strays(c, report, push_id)
-        _verify_states(c, report, push_id)
+        _verify_requests(c, report, push_id)
+        _verify_endings(c, report, push_id)
     return report
 
 
@@ -149,18 +153,33 @@ def _verify_files(c: sa.Connection, report: Report, stream: UUID, row: sa.Row[tu
 
 
 def _verify_strays(c: sa.Connection, report: Report, push_id: UUID | None) -> None:
-    """Events without a chain, pushes without events."""
+    """Events without a chain, rows without events, events whose row is gone."""
     for row in c.execute(STRAYS, {"push": push_id}):
         report.faults.append(Fault(row.stream, None, row.what))
 
 
-def _verify_states(c: sa.Connection, report: Report, push_id: UUID | None) -> None:
-    """A finished push's state is the one that its last word in the chain says."""
-    for row in c.execute(STATES, {"push": push_id, "endings": [e.value for e in ENDINGS.values()]}):
-        if row.kind != ENDINGS[State(row.state)]:
-            report.faults.append(
-                Fault(row.id, None, f"the push's row says {row.state}, its events end with {row.kind or 'nothing'}")
-            )
+def _verify_requests(c: sa.Connection, report: Report, push_id: UUID | None) -> None:
+    """A push's row says what its first event says: who asked, for what, to where, with which credential."""
+    for row in c.execute(REQUESTS, {"push": push_id}):
+        report.faults.append(
+            Fault(row.id, None, f"the push's row differs from its first event in: {', '.join(row.fields)}")
+        )
+
+
+def _verify_endings(c: sa.Connection, report: Report, push_id: UUID | None) -> None:
+    """A push is over if and as its last word in the chain says, with the numbers that it says."""
+    endings = {event.value: state.value for state, event in ENDINGS.items()}
+    for row in c.execute(ENDED, {"push": push_id, "endings": list(endings)}):
+        told = endings.get(row.kind)
+        if row.state != told and (row.finished_at is not None or told is not None):
+            what = f"the push's row says {row.state}, its events end with {row.kind or 'nothing'}"
+            report.faults.append(Fault(row.id, None, what))
+        if row.fields:
+            what = f"the push's row differs from its last event in: {', '.join(row.fields)}"
+            report.faults.append(Fault(row.id, None, what))
+        if row.files != row.files_total:
+            what = f"the push has {row.files} file rows, its plan had {row.files_total}"
+            report.faults.append(Fault(row.id, None, what))
 
 
 EVENTS = sa.text("""
@@ -182,12 +201,57 @@ STRAYS = sa.text("""
     SELECT p.id, 'a push without events' FROM push p
     WHERE (CAST(:push AS uuid) IS NULL OR p.id = :push)
       AND NOT EXISTS (SELECT FROM chain c WHERE c.stream = p.id)
+    UNION ALL
+    SELECT k.id, 'a credential without events' FROM credential k
+    WHERE CAST(:push AS uuid) IS NULL AND NOT EXISTS (SELECT FROM chain c WHERE c.stream = k.id)
+    UNION ALL
+    SELECT e.stream, 'events of a row that is gone' FROM event e
+    WHERE (CAST(:push AS uuid) IS NULL OR e.stream = :push) AND e.seq = 1
+      AND (e.kind = 'push.queued' AND NOT EXISTS (SELECT FROM push p WHERE p.id = e.stream)
+           OR e.kind = 'credential.sealing' AND NOT EXISTS (SELECT FROM credential k WHERE k.id = e.stream))
 """)
 
-STATES = sa.text("""
-    SELECT p.id, p.state, (
-        SELECT e.kind FROM event e WHERE e.stream = p.id AND e.kind = ANY (CAST(:endings AS text[])) ORDER BY e.seq DESC LIMIT 1
-    ) AS kind
-    FROM push p
-    WHERE (CAST(:push AS uuid) IS NULL OR p.id = :push) AND p.finished_at IS NOT NULL
+REQUESTS = sa.text("""
+    SELECT id, fields FROM (
+        SELECT p.id, array_remove(ARRAY[
+            CASE WHEN e.actor <> p.actor THEN 'actor' END,
+            CASE WHEN e.data->>'owner' IS DISTINCT FROM p.owner THEN 'owner' END,
+            CASE WHEN e.data->>'source' IS DISTINCT FROM p.source THEN 'source' END,
+            CASE WHEN e.data->>'destination' IS DISTINCT FROM p.uri THEN 'destination' END,
+            CASE WHEN split_part(p.uri, '/', 3) <> p.bucket THEN 'bucket' END,
+            CASE WHEN e.data->>'profile' IS DISTINCT FROM p.profile THEN 'profile' END,
+            CASE WHEN e.data->>'credential' IS DISTINCT FROM p.credential_id::text THEN 'credential' END,
+            CASE WHEN e.data->>'credential_kind' IS DISTINCT FROM p.credential_kind THEN 'credential_kind' END,
+            CASE WHEN e.data->>'min_strength' IS DISTINCT FROM p.min_strength THEN 'min_strength' END,
+            CASE WHEN e.data->>'overwrite' IS DISTINCT FROM p.overwrite THEN 'overwrite' END,
+            CASE WHEN (e.data->'include')::jsonb IS DISTINCT FROM to_jsonb(p.include) THEN 'include' END,
+            CASE WHEN (e.data->'exclude')::jsonb IS DISTINCT FROM to_jsonb(p.exclude) THEN 'exclude' END,
+            CASE WHEN (e.data->'labels')::jsonb IS DISTINCT FROM p.labels THEN 'labels' END
+        ], NULL) AS fields
+        FROM push p JOIN event e ON e.stream = p.id AND e.seq = 1
+        WHERE CAST(:push AS uuid) IS NULL OR p.id = :push
+    ) AS compared
+    WHERE cardinality(fields) > 0
+""")
+
+# An ending that tells no numbers is that of a push that did not get as far as parts.
+ENDED = sa.text("""
+    SELECT p.id, p.state, p.finished_at, e.kind, array_remove(ARRAY[
+            CASE WHEN e.data->>'code' IS DISTINCT FROM p.error_code THEN 'code' END,
+            CASE WHEN (e.data->>'files')::bigint <> p.files_total THEN 'files' END,
+            CASE WHEN (e.data->>'bytes')::bigint <> p.bytes_total THEN 'bytes' END,
+            CASE WHEN (e.data->>'verified')::bigint <> p.files_verified THEN 'verified' END,
+            CASE WHEN (e.data->>'skipped')::bigint <> p.files_skipped THEN 'skipped' END,
+            CASE WHEN (e.data->>'unverified')::bigint <> p.files_unverified THEN 'unverified' END,
+            CASE WHEN (e.data->>'failed')::bigint <> p.files_failed THEN 'failed' END,
+            CASE WHEN e.data->>'files' IS NOT NULL AND e.data->>'strength' IS DISTINCT FROM p.strength THEN 'strength' END
+        ], NULL) AS fields,
+        p.files_total,
+        CASE WHEN p.planned_at IS NULL THEN p.files_total
+             ELSE (SELECT count(*) FROM file f WHERE f.push_id = p.id) END AS files
+    FROM push p LEFT JOIN LATERAL (
+        SELECT kind, data FROM event e WHERE e.stream = p.id AND e.kind = ANY (CAST(:endings AS text[]))
+        ORDER BY e.seq DESC LIMIT 1
+    ) AS e ON true
+    WHERE (CAST(:push AS uuid) IS NULL OR p.id = :push) AND (p.finished_at IS NOT NULL OR e.kind IS NOT NULL)
 """)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from cloudpush.audit.database import append_events, transaction
+from cloudpush.audit.database import append_events, storable, transaction
 from cloudpush.audit.statements import (
     ADD_PART,
     CLAIM_PART,
@@ -38,8 +38,9 @@ from cloudpush.audit.statements import (
     RECORD_FILES,
     RETRY_PART,
     RETRY_PUSH,
+    USABLE,
 )
-from cloudpush.errors import Cancelled, CloudPushError, Code, CredentialError, LeaseLost
+from cloudpush.errors import Cancelled, CloudPushError, Code, CredentialError, InputError, LeaseLost
 from cloudpush.push.job import (
     Destination,
     FileResult,
@@ -82,7 +83,12 @@ class Ledger:
                 c.execute(DROP_PLAN_FILES, {"id": push_id})
                 c.execute(DROP_PLAN_PARTS, {"id": push_id})
             append_events(c, push_id, lease.worker, [(Event.PUSH_CLAIMED, None, {"attempt": row["attempt"]})])
-        return self._push(row)
+        try:
+            return self._push(row)
+        except InputError as e:
+            # It was right when it was submitted: the operator has changed the profile since.
+            self._end_attempt(push_id, lease, Verdict(State.FAILED, e))
+            return None
 
     def claim_part(self, push_id: UUID, number: int, lease: Lease) -> tuple[Push, Part] | None:
         with transaction(self._engine) as c:
@@ -94,7 +100,11 @@ class Ledger:
             append_events(
                 c, push_id, lease.worker, [(Event.PART_CLAIMED, None, {"part": number, "attempt": part.attempt})]
             )
-        return self._push(row), part
+        try:
+            return self._push(row), part
+        except InputError as e:
+            self._end_part(part, lease, Verdict(State.FAILED, e))
+            return None
 
     def _push(self, row: sa.RowMapping) -> Push:
         return Push(
@@ -143,10 +153,11 @@ class Ledger:
     def finish_plan_with(self, push: Push, lease: Lease, page: Page) -> None:
         part = page.part
         with transaction(self._engine) as c:
+            _usable(c, push)
             _finish_plan(c, push, lease, parts=1, files=part.files, bytes_=part.bytes)
             _copy_files(c, page)
             c.execute(INSERT_PART, {**_part_params(part), "state": State.RUNNING, "attempt": 1, **_params(lease)})
-            events = [_planned(1, part.files, part.bytes), *_refusals(page)]
+            events = [_planned(1, part.files, part.bytes), *_refusals(page), _used(push, part, lease)]
             append_events(c, push.id, lease.worker, events)
 
     def open_files(self, part: Part) -> Sequence[PlannedFile]:
@@ -158,27 +169,29 @@ class Ledger:
 
     def record_credential_use(self, push: Push, part: Part, lease: Lease) -> None:
         with transaction(self._engine) as c:
-            row = c.execute(
-                HOLD_PART, {**_key(part), "token": lease.token, "credential": push.credential_id}
-            ).one_or_none()
-            if row is None:
-                raise LeaseLost(f"part {part.number} of push {push.id}")
-            _usable(row, push)
-            data = {"push": push.id, "part": part.number, "worker": lease.worker}
-            append_events(c, push.id, lease.worker, [(Event.CREDENTIAL_USED, push.credential_id, data)])
+            _hold_part(c, part, lease)
+            _usable(c, push)
+            append_events(c, push.id, lease.worker, [_used(push, part, lease)])
 
     def record_files(self, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
-        if not results:
-            return
-        with transaction(self._engine) as c:
-            _hold_part(c, part, lease)
-            c.execute(RECORD_FILES, {"id": part.push_id, **_columns(results)})
-            events = [_file_failed(part, r) for r in results if r.error is not None][:TOLD_FAILURES]
-            if events:
-                append_events(c, part.push_id, lease.worker, events)
+        if results:
+            with transaction(self._engine) as c:
+                _record_files(c, part, lease, results)
 
-    def end_part(self, push: Push, part: Part, lease: Lease, verdict: Verdict) -> State:
+    def end_part(
+        self,
+        push: Push,  # noqa: ARG002 -- the port's
+        part: Part,
+        lease: Lease,
+        verdict: Verdict,
+        results: Sequence[FileResult] = (),
+    ) -> State:
+        return self._end_part(part, lease, verdict, results)
+
+    def _end_part(self, part: Part, lease: Lease, verdict: Verdict, results: Sequence[FileResult] = ()) -> State:
         with transaction(self._engine) as c:
+            if results:
+                _record_files(c, part, lease, results)
             if verdict.state is State.QUEUED:
                 return _schedule_part(c, part, lease, verdict)
             error = _error_params(verdict.error)
@@ -198,9 +211,11 @@ class Ledger:
                 },
             ).one_or_none()
             if ended is None:
-                raise LeaseLost(f"part {part.number} of push {push.id}")
+                raise LeaseLost(f"part {part.number} of push {part.push_id}")
             row = (
-                c.execute(ADD_PART, {"id": push.id, **counts, "code": ended.error_code, "message": ended.error_message})
+                c.execute(
+                    ADD_PART, {"id": part.push_id, **counts, "code": ended.error_code, "message": ended.error_message}
+                )
                 .mappings()
                 .one()
             )
@@ -208,13 +223,16 @@ class Ledger:
             state = State(row["state"])
             if row["parts_done"] == row["parts_total"]:
                 state = _end_push(c, row, events)
-            append_events(c, push.id, lease.worker, events)
+            append_events(c, part.push_id, lease.worker, events)
         return state
 
     def end_push(self, push: Push, lease: Lease, verdict: Verdict) -> None:
+        self._end_attempt(push.id, lease, verdict)
+
+    def _end_attempt(self, push_id: UUID, lease: Lease, verdict: Verdict) -> None:
         with transaction(self._engine) as c:
             error = _error_params(verdict.error)
-            params = {"id": push.id, "token": lease.token, **error}
+            params = {"id": push_id, "token": lease.token, **error}
             if verdict.state is State.QUEUED:
                 ended = c.execute(RETRY_PUSH, {**params, "seconds": verdict.retry_in, "strike": int(verdict.strike)})
                 event = (Event.PUSH_RETRY_SCHEDULED, None, _told(verdict))
@@ -222,15 +240,16 @@ class Ledger:
                 ended = c.execute(CLOSE_PUSH, {**params, "state": verdict.state})
                 event = (ENDINGS[verdict.state], None, _told(verdict))
             if ended.rowcount != 1:
-                raise LeaseLost(f"push {push.id}")
-            append_events(c, push.id, lease.worker, [event])
+                raise LeaseLost(f"push {push_id}")
+            append_events(c, push_id, lease.worker, [event])
 
     # -- the heartbeat -------------------------------------------------------------------------
 
     def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, bool]:
         params = {"tokens": list(tokens), "seconds": seconds}
         with transaction(self._engine) as c:
-            rows = [*c.execute(EXTEND_PARTS, params), *c.execute(EXTEND_PUSHES, params)]
+            # In this order: a lease that moves from a push to its only part meanwhile is met at least once.
+            rows = [*c.execute(EXTEND_PUSHES, params), *c.execute(EXTEND_PARTS, params)]
         answer: dict[UUID, bool] = {}
         for token, cancelled in rows:
             answer[token] = answer.get(token, False) or cancelled
@@ -255,9 +274,16 @@ def _hold_push(c: sa.Connection, push: Push, lease: Lease) -> None:
 
 
 def _hold_part(c: sa.Connection, part: Part, lease: Lease) -> None:
-    params = {**_key(part), "token": lease.token, "credential": None}
-    if c.execute(HOLD_PART, params).one_or_none() is None:
+    if c.execute(HOLD_PART, {**_key(part), "token": lease.token}).one_or_none() is None:
         raise LeaseLost(f"part {part.number} of push {part.push_id}")
+
+
+def _record_files(c: sa.Connection, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
+    _hold_part(c, part, lease)
+    c.execute(RECORD_FILES, {"id": part.push_id, **_columns(results)})
+    events = [_file_failed(part, r) for r in results if r.error is not None][:TOLD_FAILURES]
+    if events:
+        append_events(c, part.push_id, lease.worker, events)
 
 
 def _finish_plan(c: sa.Connection, push: Push, lease: Lease, *, parts: int, files: int, bytes_: int) -> None:
@@ -268,19 +294,28 @@ def _finish_plan(c: sa.Connection, push: Push, lease: Lease, *, parts: int, file
         raise LeaseLost(f"push {push.id}")
 
 
-def _usable(row: sa.Row[Any], push: Push) -> None:
+def _usable(c: sa.Connection, push: Push) -> None:
     """Raise unless the push goes on and its credential may be unsealed now."""
+    row = c.execute(USABLE, {"id": push.id}).one()
     if row.cancelled:
         raise Cancelled
-    if row.credential_state != "active":
+    if row.state != "active":
         raise CredentialError(
-            Code.CREDENTIAL_PURGED, f"Credential {push.credential_id} is {row.credential_state}: its secret is gone."
+            Code.CREDENTIAL_PURGED, f"Credential {push.credential_id} is {row.state}: its secret is gone."
         )
     if row.expired:
         raise CredentialError(
             Code.CREDENTIAL_EXPIRED,
             f"Credential {push.credential_id} expired at {row.expires_at:%Y-%m-%d %H:%M:%S} UTC.",
         )
+
+
+def _used(push: Push, part: Part, lease: Lease) -> EventRow:
+    return (
+        Event.CREDENTIAL_USED,
+        push.credential_id,
+        {"push": push.id, "part": part.number, "worker": lease.worker},
+    )
 
 
 def _schedule_part(c: sa.Connection, part: Part, lease: Lease, verdict: Verdict) -> State:
@@ -315,7 +350,7 @@ def _end_push(c: sa.Connection, row: sa.RowMapping, events: list[EventRow]) -> S
         - row["files_unverified"]
         - row["files_failed"],
     )
-    c.execute(END_PUSH, {"id": row["id"], "state": tally.state})
+    ended = c.execute(END_PUSH, {"id": row["id"], "state": tally.state}).one()
     data = {
         "files": row["files_total"],
         "bytes": row["bytes_total"],
@@ -325,7 +360,7 @@ def _end_push(c: sa.Connection, row: sa.RowMapping, events: list[EventRow]) -> S
         "failed": tally.failed,
         "cancelled": tally.cancelled,
         "strength": row["strength"],
-        **({"code": row["error_code"], "message": row["error_message"]} if row["error_code"] else {}),
+        **({"code": ended.error_code, "message": ended.error_message} if ended.error_code else {}),
     }
     events.append((ENDINGS[tally.state], None, data))
     return tally.state
@@ -340,7 +375,8 @@ def _copy_files(c: sa.Connection, page: Page) -> None:
         push_id = page.part.push_id
         for r in page.rows:
             if isinstance(r, Refusal):
-                copy.write_row((push_id, r.seq, r.path, "", 0, 0, "failed", r.error.code.value, r.error.message))
+                words = storable(r.error.message)
+                copy.write_row((push_id, r.seq, r.path, "", 0, 0, "failed", r.error.code.value, words))
             else:
                 copy.write_row((push_id, r.seq, r.path, r.key, r.size, r.mtime_ns, "planned", None, None))
 
@@ -422,7 +458,7 @@ def _part_params(part: Part) -> dict[str, Any]:
 
 
 def _error_params(error: CloudPushError | None) -> dict[str, Any]:
-    return {"code": error.code.value if error else None, "message": error.message if error else None}
+    return {"code": error.code.value if error else None, "message": storable(error.message) if error else None}
 
 
 def _columns(results: Sequence[FileResult]) -> dict[str, list[Any]]:
@@ -433,9 +469,9 @@ def _columns(results: Sequence[FileResult]) -> dict[str, list[Any]]:
         "strength": [r.strength.word for r in results],
         "sha256": [r.sha256 for r in results],
         "expected": [r.expected or None for r in results],
-        "etag": [r.etag or None for r in results],
-        "version_id": [r.version_id or None for r in results],
+        "etag": [storable(r.etag) or None for r in results],
+        "version_id": [storable(r.version_id) or None for r in results],
         "uploaded_at": [r.uploaded_at for r in results],
         "code": [r.error.code.value if r.error else None for r in results],
-        "message": [r.error.message if r.error else None for r in results],
+        "message": [storable(r.error.message) if r.error else None for r in results],
     }

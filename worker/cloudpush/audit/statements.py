@@ -43,11 +43,14 @@ DROP_PLAN_PARTS = sa.text("DELETE FROM part WHERE push_id = :id")
 HOLD_PUSH = sa.text("SELECT id FROM push WHERE id = :id AND lease_token = :token AND state = 'running' FOR UPDATE")
 
 HOLD_PART = sa.text("""
-    SELECT c.state AS credential_state, c.expires_at, coalesce(c.expires_at <= clock_timestamp(), false) AS expired,
+    SELECT number FROM part
+    WHERE push_id = :id AND number = :number AND lease_token = :token AND state = 'running' FOR UPDATE
+""")
+
+USABLE = sa.text("""
+    SELECT c.state, c.expires_at, coalesce(c.expires_at <= clock_timestamp(), false) AS expired,
            p.cancel_requested_at IS NOT NULL AS cancelled
-    FROM part JOIN push p ON p.id = part.push_id LEFT JOIN credential c ON c.id = CAST(:credential AS uuid)
-    WHERE push_id = :id AND number = :number AND lease_token = :token AND part.state = 'running'
-    FOR UPDATE OF part
+    FROM push p JOIN credential c ON c.id = p.credential_id WHERE p.id = :id
 """)
 
 INSERT_PART = sa.text("""
@@ -83,9 +86,11 @@ RECORD_FILES = sa.text("""
     WHERE file.push_id = :id AND file.seq = r.seq AND file.state = 'planned'
 """)
 
+# What failed in passing keeps its own words when its time is up; what was cancelled was cancelled.
 CLOSE_FILES = sa.text("""
-    UPDATE file SET state = :state, error_code = coalesce(error_code, :code),
-        error_message = coalesce(error_message, :message)
+    UPDATE file SET state = :state,
+        error_code = coalesce(CASE WHEN CAST(:state AS text) = 'failed' THEN error_code END, :code),
+        error_message = coalesce(CASE WHEN CAST(:state AS text) = 'failed' THEN error_message END, :message)
     WHERE push_id = :id AND seq BETWEEN :first AND :last AND state = 'planned'
 """)
 
@@ -100,8 +105,10 @@ COUNT_FILES = sa.text("""
            min(array_position(ARRAY['none', 'response', 'size', 'ingest', 'checksum', 'reread'], strength))
                FILTER (WHERE state IN ('verified', 'skipped', 'unverified')) AS weakest,
            max(uploaded_at) AS uploaded_at,
-           (array_agg(error_code ORDER BY state <> 'failed', seq) FILTER (WHERE error_code IS NOT NULL))[1] AS code,
-           (array_agg(error_message ORDER BY state <> 'failed', seq) FILTER (WHERE error_code IS NOT NULL))[1] AS message,
+           (array_agg(error_code ORDER BY state <> 'cancelled', state <> 'failed', seq)
+               FILTER (WHERE error_code IS NOT NULL))[1] AS code,
+           (array_agg(error_message ORDER BY state <> 'cancelled', state <> 'failed', seq)
+               FILTER (WHERE error_code IS NOT NULL))[1] AS message,
            cloudpush_files_digest(:id, :first, :last) AS digest
     FROM file WHERE push_id = :id AND seq BETWEEN :first AND :last
 """)
@@ -113,9 +120,13 @@ END_PART = sa.text(f"""
     RETURNING error_code, error_message
 """)
 
+# Who asked to stop does not wait for the next attempt; the lock makes this and a cancel see each other.
 RETRY_PART = sa.text(f"""
+    WITH asked AS (SELECT cancel_requested_at IS NOT NULL AS cancelled FROM push WHERE id = :id FOR SHARE)
     UPDATE part SET state = 'queued', {_NO_LEASE}, strikes = strikes + :strike, announced_at = NULL,
-        next_attempt_at = clock_timestamp() + make_interval(secs => :seconds), error_code = :code, error_message = :message
+        next_attempt_at = clock_timestamp() + make_interval(secs => CASE WHEN asked.cancelled THEN 0 ELSE :seconds END),
+        error_code = :code, error_message = :message
+    FROM asked
     WHERE push_id = :id AND number = :number AND lease_token = :token AND state = 'running'
 """)
 
@@ -133,13 +144,19 @@ ADD_PART = sa.text("""
               files_unverified, files_failed, strength, error_code, error_message
 """)
 
-END_PUSH = sa.text(
-    "UPDATE push SET state = :state, finished_at = clock_timestamp() WHERE id = :id AND state = 'running'"
-)
+# The push's words are those of a part that ended as the push does: a failed push never says merely "not verified".
+END_PUSH = sa.text("""
+    UPDATE push SET state = :state, finished_at = clock_timestamp(), (error_code, error_message) = (
+        SELECT p.error_code, p.error_message FROM part p WHERE p.push_id = :id AND p.state = :state ORDER BY p.number LIMIT 1)
+    WHERE id = :id AND state = 'running'
+    RETURNING error_code, error_message
+""")
 
 RETRY_PUSH = sa.text(f"""
     UPDATE push SET state = 'queued', {_NO_LEASE}, strikes = strikes + :strike, announced_at = NULL,
-        next_attempt_at = clock_timestamp() + make_interval(secs => :seconds), error_code = :code, error_message = :message
+        next_attempt_at = clock_timestamp()
+            + make_interval(secs => CASE WHEN cancel_requested_at IS NULL THEN :seconds ELSE 0 END),
+        error_code = :code, error_message = :message
     WHERE id = :id AND lease_token = :token AND state = 'running' AND planned_at IS NULL
 """)
 

@@ -5,6 +5,7 @@ Nothing here decides about retries and nothing is written: the outcome is a valu
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -23,12 +24,17 @@ INLINE_BYTES = 4 * 1024 * 1024
 Prints = dict[int, Fingerprint | CloudPushError]
 
 
+class _SendingFailedError(Exception):
+    """Ends the reading that goes on beside a sending that failed: nobody needs its digests any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """What the batches of one part have in common."""
 
     push: Push
     root: Path  # what the files' paths are relative to
+    roots: Sequence[str]  # the source roots without symlinks: nothing outside them is ever read
     secret: Secret
     session: Session
     inspector: Inspector
@@ -76,22 +82,24 @@ class Delivery:
         if seen.exists is None:
             return _failed(f, _cannot_tell(f, seen)) if never else None
         if seen.size == f.size:
-            found = prints[f.seq] = self._read(f)
+            found = prints[f.seq] = self._read(f, self.control.check)
             if isinstance(found, CloudPushError):
                 return _failed(f, found)
             strength = self.inspector.strength(found, seen)
             if strength >= Strength.CHECKSUM:
+                enough = strength >= self.push.min_strength
                 return FileResult(
                     f.seq,
-                    FileState.SKIPPED,
+                    FileState.SKIPPED if enough else FileState.UNVERIFIED,
                     strength,
                     sha256=found.sha256,
                     expected=found.md5_etag,
                     etag=seen.etag,
                     version_id=seen.version_id,
+                    error=None if enough else _not_enough(f, seen, strength, self.push.min_strength),
                 )
         if never:
-            message = f"{f.key!r} is there already and differs; overwrite=never keeps it."
+            message = f"{f.key!r} is there already and not proved equal; overwrite=never keeps it."
             return _failed(f, DestinationError(Code.OBJECT_EXISTS, message))
         return None
 
@@ -101,28 +109,45 @@ class Delivery:
         """Send and read at the same time: the provider's digest is compared with ours afterwards."""
         unread = [f for f in files if f.seq not in prints]
         if sum(f.size for f in unread) <= INLINE_BYTES:
-            prints.update(self._read_all(unread))
+            prints.update(self._read_all(unread, self.control.check))
             failures = dict(self.session.send(self.root, _readable(files, prints), self.control))
         else:
-            reading = self.helpers.submit(lambda: dict(self._read_all(unread)))
-            try:
-                failures = dict(self.session.send(self.root, files, self.control))
-            finally:
-                # The reader looks at the same control, so it ends as soon as sending was stopped.
-                prints.update(reading.result())
+            failures = self._send_and_read(files, unread, prints)
         for f in files:
             found = prints[f.seq]
             if isinstance(found, CloudPushError):
                 failures[f.seq] = found
         return failures
 
-    def _read_all(self, files: Sequence[PlannedFile]) -> Iterator[tuple[int, Fingerprint | CloudPushError]]:
-        for f in files:
-            yield f.seq, self._read(f)
+    def _send_and_read(
+        self, files: Sequence[PlannedFile], unread: Sequence[PlannedFile], prints: Prints
+    ) -> dict[int, CloudPushError]:
+        failed = threading.Event()
 
-    def _read(self, f: PlannedFile) -> Fingerprint | CloudPushError:
+        def check() -> None:
+            self.control.check()
+            if failed.is_set():
+                raise _SendingFailedError
+
+        reading = self.helpers.submit(lambda: dict(self._read_all(unread, check)))
         try:
-            return fingerprint(self.root / f.path, f, self.session.piece_size(f.size), self.control.check)
+            failures = dict(self.session.send(self.root, files, self.control))
+        except BaseException:
+            # A refused upload must not wait until a large file has been read to its end.
+            failed.set()
+            raise
+        prints.update(reading.result())
+        return failures
+
+    def _read_all(
+        self, files: Sequence[PlannedFile], check: Callable[[], None]
+    ) -> Iterator[tuple[int, Fingerprint | CloudPushError]]:
+        for f in files:
+            yield f.seq, self._read(f, check)
+
+    def _read(self, f: PlannedFile, check: Callable[[], None]) -> Fingerprint | CloudPushError:
+        try:
+            return fingerprint(self.root / f.path, f, self.session.piece_size(f.size), check, self.roots)
         except SourceError as e:
             return e
 
@@ -143,14 +168,15 @@ class Delivery:
             # We may not look, or could not: all we have is that the upload was accepted.
             if seen.error is not None and seen.error.code.retryable:
                 return _failed(f, seen.error, found)
+            if not unchanged(self.root / f.path, f):
+                return _failed(f, _changed(f), found)
             return self._proved(f, found, seen, Strength.RESPONSE, uploaded_at)
         if not seen.exists:
             message = f"The upload of {f.key!r} was accepted, but the object is not there."
             return _failed(f, DestinationError(Code.OBJECT_MISSING, message), found)
         strength = self.inspector.strength(found, seen)
         if strength < Strength.CHECKSUM and not unchanged(self.root / f.path, f):
-            message = f"{f.path!r} changed while it was pushed."
-            return _failed(f, SourceError(Code.SOURCE_CHANGED, message), found)
+            return _failed(f, _changed(f), found)
         if strength is Strength.NONE:
             message = (
                 f"{f.key!r} differs from its source: expected {found.size} bytes with digest {found.md5_etag}, "
@@ -192,6 +218,10 @@ def _failed(f: PlannedFile, error: CloudPushError, found: Fingerprint | CloudPus
     )
 
 
+def _changed(f: PlannedFile) -> SourceError:
+    return SourceError(Code.SOURCE_CHANGED, f"{f.path!r} changed while it was pushed.")
+
+
 def _cannot_tell(f: PlannedFile, seen: Seen) -> CloudPushError:
     if seen.error is not None and seen.error.code.retryable:
         return seen.error
@@ -206,5 +236,5 @@ def _not_enough(f: PlannedFile, seen: Seen, strength: Strength, demanded: Streng
     why = f" ({seen.error.message})" if seen.error else ""
     return DestinationError(
         Code.NOT_VERIFIED,
-        f"{f.key!r} was uploaded and is proved by {strength.word}{why}; the push demands {demanded.word}.",
+        f"{f.key!r} is proved by {strength.word} only{why}; the push demands {demanded.word}.",
     )

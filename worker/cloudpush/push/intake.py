@@ -178,23 +178,23 @@ class Intake:
 def _check_words(request: Request) -> None:
     """Everything about a request that needs nobody else to check."""
     for field, value in (("owner", request.owner), ("source", request.source), ("credential", request.credential)):
-        if not value or "\0" in value:
-            raise InputError(Code.BAD_INPUT, f"{field} {value!r} is empty or holds a NUL character.", field=field)
+        if not value or not _is_text(value):
+            raise InputError(Code.BAD_INPUT, f"{field} {value!r} is empty, or is no text: {_NO_TEXT}.", field=field)
     if not Path(request.source).is_absolute():
         raise SourceError(
             Code.SOURCE_MISSING,
             f"source {request.source!r} is not an absolute path; workers have no other.",
             field="source",
         )
-    if len(request.idempotency_key) > MAX_KEY or "\0" in request.idempotency_key:
+    if len(request.idempotency_key) > MAX_KEY or not _is_text(request.idempotency_key):
         raise InputError(
             Code.BAD_INPUT,
-            f"idempotency key is longer than {MAX_KEY} characters or holds a NUL.",
+            f"idempotency key {request.idempotency_key[:MAX_KEY]!r} is longer than {MAX_KEY} characters, or is no text: {_NO_TEXT}.",
             field="idempotency_key",
         )
     _check_labels(request.labels)
     patterns = (*request.include, *request.exclude)
-    if len(patterns) > MAX_PATTERNS or any(not p or "\0" in p for p in patterns):
+    if len(patterns) > MAX_PATTERNS or any(not p or not _is_text(p) for p in patterns):
         raise InputError(
             Code.BAD_INPUT,
             f"include and exclude take up to {MAX_PATTERNS} patterns, none of them empty.",
@@ -212,12 +212,20 @@ def _check_labels(labels: Mapping[str, str]) -> None:
                 f"label {key!r}: use 1 to 63 of a-z, 0-9, '.', '_', '-', '/', beginning and ending with a letter or digit.",
                 field="label",
             )
-        if len(value) > MAX_LABEL_VALUE or "\0" in value:
+        if len(value) > MAX_LABEL_VALUE or not _is_text(value):
             raise InputError(
                 Code.BAD_INPUT,
-                f"label {key!r}: its value is longer than {MAX_LABEL_VALUE} characters or holds a NUL.",
+                f"label {key!r}: its value is longer than {MAX_LABEL_VALUE} characters, or is no text: {_NO_TEXT}.",
                 field="label",
             )
+
+
+_NO_TEXT = "it holds a NUL character or bytes that are not UTF-8"
+
+
+def _is_text(value: str) -> bool:
+    """Whether Postgres can store it. What the shell gave us may hold bytes that are no UTF-8, as surrogates."""
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _digest(request: Request, card: CredentialCard) -> bytes:

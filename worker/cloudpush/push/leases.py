@@ -1,7 +1,8 @@
 """Keeping leases alive while their parts execute, and telling the parts when to stop.
 
-One thread a worker extends every lease it holds in one statement. The same beat brings back who is
-cancelled and who lost its lease, and carries progress the other way.
+One thread a worker extends every lease it holds in one transaction. The same beat brings back who is
+cancelled and who lost its lease, and carries progress the other way. A second thread asks the engine how far it is and
+tells those who watch: an engine or a broker that hangs costs nobody a lease.
 """
 
 from __future__ import annotations
@@ -45,6 +46,15 @@ class Hold:
         if self.cancelled:
             raise Cancelled
 
+    @contextmanager
+    def reporting(self, progress: Callable[[], Progress]) -> Iterator[None]:
+        """Ask ``progress`` how far the transfer is, as long as the context lasts."""
+        self.progress = progress
+        try:
+            yield
+        finally:
+            self.progress = None
+
 
 class LeaseKeeper:
     """Extends leases in the background. ``start`` before the first hold, ``stop`` at the end."""
@@ -58,18 +68,24 @@ class LeaseKeeper:
         self._holds: dict[UUID, Hold] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._moments: dict[UUID, Progress] = {}
 
     def start(self) -> None:
         """Begin to beat."""
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
-        self._thread.start()
+        for name, act, seconds in (
+            ("leases", self.beat, self._heartbeat),
+            ("progress", self.publish, min(self._heartbeat, PROGRESS_SECONDS)),
+        ):
+            thread = threading.Thread(target=self._repeat, args=(act, seconds), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> None:
         """Stop to beat; leases still held run out by themselves."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
     def new(self) -> Lease:
         """A lease of this worker, not yet held by anybody."""
@@ -91,37 +107,38 @@ class LeaseKeeper:
         with self._lock:
             return list(self._holds.values())
 
-    def _run(self) -> None:
-        step = min(self._heartbeat, PROGRESS_SECONDS)
-        next_beat = time.monotonic() + self._heartbeat
-        while not self._stop.wait(step):
-            moments = self._publish()
-            if time.monotonic() >= next_beat:
-                next_beat = time.monotonic() + self._heartbeat
-                self._beat(moments)
+    def _repeat(self, act: Callable[[], None], seconds: float) -> None:
+        while not self._stop.wait(seconds):
+            try:
+                act()
+            except Exception:
+                # This thread must outlive every fault: without it all leases of the worker run out.
+                log.exception("heartbeat failed")
 
-    def _publish(self) -> dict[UUID, Progress]:
+    def publish(self) -> None:
+        """Tell watchers how far each transfer is, and keep it for the next beat."""
         moments: dict[UUID, Progress] = {}
         for hold in self._all():
-            if hold.progress is None:
+            progress = hold.progress
+            if progress is None:
                 continue
             try:
-                moment = hold.progress()
+                moment = progress()
             except CloudPushError as e:
                 log.debug("no progress to report", push=str(hold.push_id), error=str(e))
                 continue
             moments[hold.lease.token] = moment
             self._announcer.progress(hold.push_id, moment)
-        return moments
+        self._moments = moments
 
-    def _beat(self, moments: dict[UUID, Progress]) -> None:
+    def beat(self) -> None:
+        """Extend every lease held, and learn who is cancelled and who lost its lease."""
         holds = self._all()
         if not holds:
             return
         asked_at = time.monotonic()
         try:
             answer = self._store.extend([h.lease.token for h in holds], self._seconds)
-            self._store.note_progress(moments)
         except CloudPushError as e:
             log.warning("leases not extended", held=len(holds), error=str(e))
             return
@@ -131,3 +148,7 @@ class LeaseKeeper:
                 continue
             hold.good_until = asked_at + self._seconds
             hold.cancelled = hold.cancelled or answer[hold.lease.token]
+        try:
+            self._store.note_progress(self._moments)
+        except CloudPushError as e:
+            log.debug("progress not noted", error=str(e))

@@ -11,7 +11,7 @@ committed step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -19,15 +19,15 @@ from pathlib import Path
 from uuid import UUID
 
 from cloudpush.errors import BrokerError, Cancelled, CloudPushError, Code, LeaseLost, SourceError
-from cloudpush.logs import get_logger
+from cloudpush.logs import get_logger, traceback_of
 from cloudpush.push.delivery import Delivery
-from cloudpush.push.job import FileResult, Lease, Part, PlannedFile, Push, Verdict
+from cloudpush.push.job import FileResult, Lease, Page, Part, PlannedFile, Push, Verdict
 from cloudpush.push.leases import Hold, LeaseKeeper
 from cloudpush.push.planning import Limits, batches, cut
 from cloudpush.push.ports import Announcer, Clock, Engine, Inspector, Store, Vault
 from cloudpush.push.retry import Policy, age_of
 from cloudpush.push.states import State
-from cloudpush.push.walk import walk
+from cloudpush.push.walk import real_roots, walk
 
 log = get_logger(__name__)
 
@@ -78,7 +78,8 @@ class CloudPush:
                 return self._end_push(push, lease, self._fate(e, push, push.strikes))
             if only is None:
                 return State.RUNNING
-            return self._execute(push, only, lease, hold)
+            files = [row for row in only.rows if isinstance(row, PlannedFile)]
+            return self._execute(push, only.part, lease, hold, lambda: files)
         return None
 
     def run_part(self, push_id: UUID, number: int) -> State | None:
@@ -89,13 +90,13 @@ class CloudPush:
             return None
         push, part = claimed
         with self._leases.hold(lease, push.id) as hold, _losing_quietly(push):
-            return self._execute(push, part, lease, hold)
+            return self._execute(push, part, lease, hold, lambda: self._take_up(push, part, lease))
         return None
 
     # -- the steps, in order ---------------------------------------------------------------
 
-    def _plan(self, push: Push, lease: Lease, hold: Hold) -> Part | None:
-        """Walk, store the plan; return the only part, or None after announcing several."""
+    def _plan(self, push: Push, lease: Lease, hold: Hold) -> Page | None:
+        """Walk, store the plan; return the only part's page, or None after announcing several."""
         if push.cancelled:
             raise Cancelled
         found = walk(push.source, self._roots, push.destination, push.include, push.exclude)
@@ -105,7 +106,7 @@ class CloudPush:
             raise SourceError(Code.SOURCE_EMPTY, f"{str(push.source)!r} holds no file that the patterns let through.")
         if len(head) == 1:
             self._store.finish_plan_with(push, lease, head[0])
-            return head[0].part
+            return head[0]
         parts: list[int] = []
         files = size = 0
         for page in chain(head, pages):
@@ -121,41 +122,67 @@ class CloudPush:
             log.warning("parts not announced, the sweep will", push=str(push.id), error=str(e))
         return None
 
-    def _execute(self, push: Push, part: Part, lease: Lease, hold: Hold) -> State:
-        try:
-            verdict = self._deliver(push, part, lease, hold)
-        except Exception as e:  # noqa: BLE001 -- the verdict is where every failure ends
-            verdict = self._fate(e, push, part.strikes)
-        state = self._store.end_part(push, part, lease, verdict)
-        if state.final:
-            self._announcer.ended(push.id, state)
-        return state
-
-    def _deliver(self, push: Push, part: Part, lease: Lease, hold: Hold) -> Verdict:
-        """Resolve the credential, then transfer, verify and record batch by batch."""
+    def _take_up(self, push: Push, part: Part, lease: Lease) -> Sequence[PlannedFile]:
+        """The files of an announced part that have no verdict yet."""
         if part.strikes >= self._policy.strikes:
             # A part that takes its worker with it each time is ended by the next one, unexecuted.
             raise CloudPushError(Code.WORKER_LOST, "Its worker vanished and it ran out of attempts.")
         self._store.record_credential_use(push, part, lease)
+        return self._store.open_files(part)
+
+    def _execute(
+        self, push: Push, part: Part, lease: Lease, hold: Hold, files: Callable[[], Sequence[PlannedFile]]
+    ) -> State:
+        results: Sequence[FileResult] = ()
+        try:
+            verdict, results = self._deliver(push, part, lease, hold, files())
+        except Exception as e:  # noqa: BLE001 -- the verdict is where every failure ends
+            verdict = self._fate(e, push, part.strikes)
+        state = self._store.end_part(push, part, lease, verdict, results)
+        if state.final:
+            self._announcer.ended(push.id, state)
+        return state
+
+    def _deliver(
+        self, push: Push, part: Part, lease: Lease, hold: Hold, files: Sequence[PlannedFile]
+    ) -> tuple[Verdict, Sequence[FileResult]]:
+        """Resolve the credential, then transfer, verify and record batch by batch.
+
+        Returns the last batch's results with the verdict: they are stored together, one transaction less.
+        """
         secret = self._vault.unseal(push.credential_id, push.owner, push.credential_kind)
-        files = self._store.open_files(part)
         root = push.source.parent if push.source.is_file() else push.source
         group = f"{push.id.hex}-{part.number}-{lease.token.hex[:8]}"
         passing: list[CloudPushError] = []
+        last: Sequence[FileResult] = ()
         with (
             self._engine.open(push.destination, secret, group) as session,
             ThreadPoolExecutor(LANES, "lane") as lanes,
             ThreadPoolExecutor(LANES, "reader") as readers,
         ):
-            hold.progress = session.progress
-            delivery = Delivery(push, root, secret, session, self._inspector, hold, readers, self._clock.now)
-            for results in _in_lanes(lanes, delivery, files):
-                self._store.record_files(part, lease, results)
-                passing += [r.error for r in results if r.error is not None and r.error.code.retryable]
-            hold.progress = None
+            delivery = Delivery(
+                push=push,
+                root=root,
+                roots=real_roots(self._roots),
+                secret=secret,
+                session=session,
+                inspector=self._inspector,
+                control=hold,
+                helpers=readers,
+                now=self._clock.now,
+            )
+            with hold.reporting(session.progress):
+                try:
+                    for results in _in_lanes(lanes, delivery, files):
+                        self._store.record_files(part, lease, last)
+                        last = results
+                        passing += [r.error for r in results if r.error is not None and r.error.code.retryable]
+                except Exception:
+                    self._store.record_files(part, lease, last)
+                    raise
         if passing:
-            return self._fate(passing[0], push, part.strikes)
-        return Verdict(State.SUCCEEDED)
+            return self._fate(passing[0], push, part.strikes), last
+        return Verdict(State.SUCCEEDED), last
 
     # -- how an attempt ends ---------------------------------------------------------------
 
@@ -163,7 +190,7 @@ class CloudPush:
         if isinstance(error, LeaseLost):
             raise error
         if not isinstance(error, CloudPushError):
-            log.error("defect", push=str(push.id), exc_info=error)
+            log.error("defect", push=str(push.id), traceback=traceback_of(error))
             error = CloudPushError(Code.INTERNAL, f"{type(error).__name__} inside CloudPush; the worker's log has it.")
         return self._policy.decide(
             error, strikes=strikes, age=age_of(push.created_at, self._clock.now()), jitter=self._clock.jitter()
@@ -196,12 +223,12 @@ def _in_lanes(pool: ThreadPoolExecutor, delivery: Delivery, files: Sequence[Plan
         return
     waiting = iter(groups)
     flying: list[Future[list[FileResult]]] = [pool.submit(delivery.batch, g) for g in islice(waiting, LANES)]
-    failure: BaseException | None = None
+    failure: Exception | None = None
     while flying:
         future = flying.pop(0)
         try:
             results = future.result()
-        except CloudPushError as e:
+        except Exception as e:  # noqa: BLE001 -- raised below, once the other lanes have been heard
             failure = failure or e
             continue
         if failure is None and (group := next(waiting, None)) is not None:

@@ -91,7 +91,10 @@ class Inspector(Protocol):
         """
 
     def survey(self, destination: Destination, secret: Secret, keys: Sequence[str], control: Control) -> Sequence[Seen]:
-        """As ``look``, for deciding what need not be sent; may list instead of asking key by key."""
+        """As ``look``, for deciding what need not be sent; may list instead of asking key by key.
+
+        May answer for a missing bucket that it holds none of the keys: sending will tell.
+        """
 
     def strength(self, expected: Fingerprint, seen: Seen) -> Strength:
         """What ``seen`` proves about ``expected``; NONE where they differ. Pure."""
@@ -112,7 +115,8 @@ class Store(Protocol):
     def finish_plan_with(self, push: Push, lease: Lease, page: Page) -> None:
         """The walk is complete and this is its only part: it is ours already, under the same lease.
 
-        Raises LeaseLost.
+        Records the use of the credential too, so that the part can be executed without another transaction.
+        Raises as ``record_credential_use`` does; then nothing is stored.
         """
 
     def claim_part(self, push_id: UUID, number: int, lease: Lease) -> tuple[Push, Part] | None:
@@ -130,8 +134,10 @@ class Store(Protocol):
     def record_files(self, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
         """Store verdicts of files. Repeatable. Raises LeaseLost."""
 
-    def end_part(self, push: Push, part: Part, lease: Lease, verdict: Verdict) -> State:
-        """End this attempt of a part and return the state that the *push* has now.
+    def end_part(
+        self, push: Push, part: Part, lease: Lease, verdict: Verdict, results: Sequence[FileResult] = ()
+    ) -> State:
+        """Store ``results``, end this attempt of a part and return the state that the *push* has now.
 
         A verdict QUEUED schedules the next attempt. Any other ends the part: files without a verdict take the
         verdict's error, and the part's state is what its files amount to. The last part ends the push.

@@ -20,6 +20,7 @@ OUTAGES = frozenset(
         Code.VAULT_SEALED,
         Code.VAULT_UNREACHABLE,
         Code.DATABASE_UNREACHABLE,
+        Code.DATABASE_SCHEMA,
         Code.BROKER_UNREACHABLE,
         Code.DISK_FULL,
         Code.ENGINE_MISSING,

@@ -94,13 +94,19 @@ class Sweep:
             return 0
         for push_id, state in self._broom.release_expired(self._max_strikes):
             self._announcer.ended(push_id, state)
-        announced = self._announce()
+        try:
+            announced = self._announce()
+        finally:
+            # Not the broker's business: credentials are destroyed in time while it is away.
+            self._keep_house_now_and_then()
         if announced:
             log.info("swept", announced=announced)
+        return announced
+
+    def _keep_house_now_and_then(self) -> None:
         if time.monotonic() - self._kept_house_at >= HOUSE_SECONDS:
             self._kept_house_at = time.monotonic()
             self._keep_house()
-        return announced
 
     def _announce(self) -> int:
         """A queue that holds nothing has lost what was announced a moment ago; a long one is only slow."""

@@ -1,1 +1,1 @@
-"""Moving bytes: rclone."""
+"""Moving bytes: rclone, supervised and spoken to over a private socket."""

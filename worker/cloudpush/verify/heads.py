@@ -13,7 +13,7 @@ from cloudpush.push.states import Strength
 from cloudpush.verify.answers import FATAL, PASSING, BadXml, Refused, error_of, read_refusal
 from cloudpush.verify.listing import PAGE_BYTES, Survey, page_parameters, read_page
 from cloudpush.verify.proof import strength_of
-from cloudpush.verify.wire import Answer, Wire
+from cloudpush.verify.wire import Answer, Pool, Wire
 
 #: Requests in flight in one call.
 CONCURRENCY = 64
@@ -29,20 +29,28 @@ _OPAQUE = ("aws:kms", "aws:kms:dsse")
 
 
 class S3Inspector(Inspector):
-    """Asks S3-compatible destinations. Stateless: safe to use from several threads."""
+    """Asks S3-compatible destinations. Safe to use from several threads.
+
+    Its connections are kept for the next call: an event loop in a thread of its own holds them.
+    """
 
     def __init__(self, *, allowed_endpoints: Collection[str] = (), concurrency: int = CONCURRENCY) -> None:
         """``allowed_endpoints``: the operator's listed hosts, which may be private; see push.guard."""
         self._allowed = frozenset(allowed_endpoints)
         self._concurrency = concurrency
+        self._pool = Pool()
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._pool.close()
 
     def look(self, destination: Destination, secret: Secret, keys: Sequence[str], control: Control) -> Sequence[Seen]:
-        """See Inspector. Runs an event loop of its own, so it must not be called from within one."""
+        """See Inspector. Blocks, so it must not be called from within an event loop."""
         return self._run(destination, secret, keys, control, _Questions.look)
 
     def survey(self, destination: Destination, secret: Secret, keys: Sequence[str], control: Control) -> Sequence[Seen]:
         """See Inspector. Answers from a listing have no version and no digest but the ETag."""
-        ask = _Questions.look if len(keys) <= FEW else _Questions.survey
+        ask = _Questions.peek if len(keys) <= FEW else _Questions.survey
         return self._run(destination, secret, keys, control, ask)
 
     def strength(self, expected: Fingerprint, seen: Seen) -> Strength:
@@ -62,13 +70,9 @@ class S3Inspector(Inspector):
             return []
         endpoint = resolve(destination, secret, self._allowed)
         lanes = min(self._concurrency, len(keys))
-        wire = Wire(endpoint, destination.bucket, secret, self._allowed, lanes)
-
-        async def run() -> Mapping[str, Seen]:
-            async with wire:
-                return await _watched(ask(_Questions(wire, endpoint, destination, secret, lanes), keys), control)
-
-        answers = asyncio.run(run())
+        wire = Wire(self._pool, endpoint, destination.bucket, secret, self._allowed)
+        questions = _Questions(wire, endpoint, destination, secret, lanes)
+        answers = self._pool.run(_watched(ask(questions, keys), control))
         return [answers[key] for key in keys]
 
 
@@ -109,6 +113,8 @@ class _Questions:
         while (after := survey.start_after()) is not None:
             try:
                 answer = await self._wire.page(page_parameters(survey.prefix, after), PAGE_BYTES)
+                if answer.status == 404:
+                    raise self._error(read_refusal(answer.status, answer.body), keys[0])
                 if answer.status != 200:
                     break  # may not list, or something that the HEADs will run into and put into words
                 survey.take(read_page(answer.body))
@@ -116,10 +122,21 @@ class _Questions:
                 break
         answers = survey.answers()
         rest = [key for key in keys if key not in answers]
-        return answers if not rest else {**answers, **await self.look(rest)}
+        return answers if not rest else {**answers, **await self.peek(rest)}
 
     async def look(self, keys: Sequence[str]) -> Mapping[str, Seen]:
-        """HEADs of all ``keys``, ``lanes`` at a time. Raises DestinationError where no key can be asked."""
+        """HEADs of all ``keys``. Raises DestinationError where no key can be asked, or the bucket is missing."""
+        answers = await self.peek(keys)
+        if all(seen.exists is False for seen in answers.values()):
+            # A HEAD says 404 for a missing bucket, too.
+            await self._explain(404, keys[0], "")
+        return answers
+
+    async def peek(self, keys: Sequence[str]) -> Mapping[str, Seen]:
+        """HEADs of all ``keys``, ``lanes`` at a time; a missing bucket holds none of them, and nothing is said of it.
+
+        Raises DestinationError where no key can be asked.
+        """
         answers: dict[str, Seen] = {}
         waiting = iter(dict.fromkeys(keys))
 
@@ -134,9 +151,6 @@ class _Questions:
             await _stop(lanes)
         if all(seen.error is not None and seen.error.code.retryable for seen in answers.values()):
             raise next(seen.error for seen in answers.values() if seen.error is not None)
-        if all(seen.exists is False for seen in answers.values()):
-            # A HEAD says 404 for a missing bucket, too.
-            await self._explain(404, keys[0], "")
         return answers
 
     async def _look_at(self, key: str) -> Seen:

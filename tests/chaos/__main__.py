@@ -1,0 +1,61 @@
+"""``python -m chaos --rounds 50 [--seed N] [--only TARGET]``: exit code 1 if anything was not right."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import secrets
+import shutil
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from chaos.rounds import TARGETS, Outcome, arena
+
+
+def main() -> None:
+    """Run the rounds, each target in turn, and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
+    parser.add_argument("--only", choices=TARGETS)
+    parser.add_argument("--keep", action="store_true", help="keep the directory with its logs")
+    args = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    base = Path(tempfile.mkdtemp(prefix="cp-chaos-"))
+    print(f"seed {args.seed}, {args.rounds} rounds, in {base}")
+    outcomes: list[Outcome] = []
+    problems = 0
+    try:
+        with arena(base, seed=args.seed) as a:
+            for number in range(1, args.rounds + 1):
+                outcome = a.round(number, args.only or TARGETS[(number - 1) % len(TARGETS)])
+                outcome.problems += a.verify_audit()
+                outcomes.append(outcome)
+                problems += len(outcome.problems)
+                word = "right" if not outcome.problems else "WRONG"
+                print(
+                    f"{number:4} {outcome.target:9} killed after {outcome.after:4.2f} s, verdicts after {outcome.took:5.1f} s: {word}"
+                )
+                for problem in outcome.problems:
+                    print(f"       {problem}")
+    finally:
+        if not args.keep and not problems:
+            shutil.rmtree(base, ignore_errors=True)
+    _summarise(outcomes)
+    sys.exit(1 if problems else 0)
+
+
+def _summarise(outcomes: list[Outcome]) -> None:
+    by_target: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        by_target[outcome.target].append(outcome)
+    for target, rounds in by_target.items():
+        slowest = max(o.took for o in rounds)
+        wrong = sum(bool(o.problems) for o in rounds)
+        print(f"{target}: {len(rounds)} kills, {wrong} wrong, slowest recovery {slowest:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

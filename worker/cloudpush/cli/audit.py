@@ -1,0 +1,226 @@
+"""``cloudpush history``, ``show`` and ``audit verify``: what auditors ask."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Column, Table
+from rich.text import Text
+
+from cloudpush.audit.history import Filter
+from cloudpush.audit.integrity import verify as verify_record
+from cloudpush.cli.context import console, parse_push_id, parse_time, print_json, services, size, when
+from cloudpush.cli.exits import Exit
+from cloudpush.cli.push import COLOURS
+from cloudpush.errors import Code, InputError
+from cloudpush.push.states import FileState, State
+
+app = typer.Typer(help="Check the audit record.", no_args_is_help=True)
+
+
+def add_to(root: typer.Typer) -> None:
+    """Add the commands."""
+    root.command()(history)
+    root.command()(show)
+    root.add_typer(app, name="audit")
+
+
+def history(
+    owner: Annotated[str | None, typer.Option(help="Whose pushes.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="Into which bucket.")] = None,
+    state: Annotated[State | None, typer.Option(help="In which state.")] = None,
+    kind: Annotated[str | None, typer.Option(help="With which kind of credential, such as access_key.")] = None,
+    code: Annotated[str | None, typer.Option(help="Ended with which error code.")] = None,
+    since: Annotated[str | None, typer.Option(help="Submitted at or after: an ISO time, or a span such as 7d.")] = None,
+    until: Annotated[str | None, typer.Option(help="Submitted before.")] = None,
+    label: Annotated[str | None, typer.Option(help="With this label, k=v.")] = None,
+    before: Annotated[
+        str | None, typer.Option(metavar="PUSH", help="Only pushes older than this one: the next page.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, newest first.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """List pushes, newest first."""
+    which = Filter(
+        owner=owner,
+        bucket=bucket,
+        state=state,
+        credential_kind=kind,
+        error_code=code,
+        since=parse_time(since, "since") if since else None,
+        until=parse_time(until, "until") if until else None,
+        label=_label(label) if label else None,
+    )
+    with services() as built:
+        rows = built.history.pushes(which, limit=limit, before=parse_push_id(before) if before else None)
+    if as_json:
+        print_json(rows)
+        return
+    # An id that is cut short is of no use in the next command.
+    table = Table(
+        Column("push", no_wrap=True, min_width=36),
+        "submitted (UTC)",
+        "owner",
+        "destination",
+        "state",
+        "files",
+        "size",
+        "proved by",
+        "credential",
+        "code",
+    )
+    for row in rows:
+        current = State(row["state"])
+        table.add_row(
+            str(row["id"]),
+            when(row["created_at"]),
+            Text(row["owner"]),
+            Text(row["uri"]),
+            Text(current, style=COLOURS.get(current, "")),
+            str(row["files_total"]),
+            size(row["bytes_total"]),
+            row["strength"] or "",
+            row["credential_kind"],
+            row["error_code"] or "",
+        )
+    console().print(table)
+
+
+def show(
+    push_id: Annotated[str, typer.Argument(metavar="PUSH")],
+    files: Annotated[int, typer.Option(min=0, help="Show so many files; 0 for none.")] = 20,
+    trouble: Annotated[bool, typer.Option("--trouble", help="Only files that failed or are unverified.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout; --files 0 for all files.")
+    ] = False,
+) -> None:
+    """Show one push: where it stands, what happened, and its files."""
+    wanted = parse_push_id(push_id)
+    states = (FileState.FAILED, FileState.UNVERIFIED) if trouble else ()
+    with services() as built:
+        row = built.history.push(wanted)
+        events = built.history.events(wanted)
+        if as_json:
+            found = list(built.history.files(wanted, states=states, limit=files or None))
+            print_json({**row, "events": events, "files": found})
+            return
+        _show_push(row)
+        _show_events(events)
+        if files:
+            _show_files(list(built.history.files(wanted, states=states, limit=files)), row["files_total"])
+
+
+def _show_push(row: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    for name in (
+        "id",
+        "state",
+        "owner",
+        "source",
+        "uri",
+        "credential_kind",
+        "credential_id",
+        "min_strength",
+        "strength",
+        "overwrite",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "uploaded_at",
+        "files_total",
+        "files_verified",
+        "files_skipped",
+        "files_unverified",
+        "files_failed",
+        "error_code",
+        "error_message",
+    ):
+        if row[name] not in (None, ""):
+            value = row[name]
+            table.add_row(name.replace("_", " "), Text(when(value) if name.endswith("_at") else str(value)))
+    table.add_row("size", size(row["bytes_total"]))
+    if row["labels"]:
+        table.add_row("labels", Text(", ".join(f"{k}={v}" for k, v in row["labels"].items())))
+    console().print(table)
+
+
+def _show_events(events: list[dict[str, Any]]) -> None:
+    table = Table("#", "at (UTC)", "event", "by", "what", title="Events", title_justify="left")
+    for e in events:
+        what = ", ".join(f"{k}={v}" for k, v in e["data"].items() if v not in (None, "", [], {}))
+        table.add_row(str(e["seq"]), when(e["at"]), e["kind"], Text(e["actor"]), Text(what, overflow="fold"))
+    console().print(table)
+
+
+def _show_files(rows: list[dict[str, Any]], total: int) -> None:
+    table = Table(
+        "file",
+        "size",
+        "state",
+        "proved by",
+        "SHA-256",
+        "ETag",
+        "uploaded (UTC)",
+        "code",
+        title="Files",
+        title_justify="left",
+    )
+    for f in rows:
+        table.add_row(
+            Text(f["path"], overflow="fold"),
+            size(f["size"]),
+            f["state"],
+            f["strength"] or "",
+            (f["sha256"] or "")[:16],
+            f["etag"] or "",
+            when(f["uploaded_at"]),
+            f["error_code"] or "",
+        )
+    out = console()
+    out.print(table)
+    if len(rows) < total:
+        out.print(f"{len(rows)} of {total} files; --files N shows more, --trouble only those that need attention.")
+
+
+@app.command()
+def verify(
+    push_id: Annotated[
+        str | None, typer.Argument(metavar="[PUSH]", help="Only this push; default: everything.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Recompute every hash chain and file digest; exit code 8 if something is not as it was written."""
+    with services() as built:
+        report = verify_record(built.database, parse_push_id(push_id) if push_id else None)
+    if push_id and not report.streams:
+        raise InputError(Code.UNKNOWN_PUSH, f"push {push_id} is not known.", field="push")
+    if as_json:
+        print_json(
+            {
+                "sound": report.sound,
+                "chains": report.streams,
+                "events": report.events,
+                "parts": report.parts,
+                "files": report.files,
+                "faults": [{"stream": f.stream, "seq": f.seq, "what": f.what} for f in report.faults],
+            }
+        )
+    else:
+        out = console()
+        for fault in report.faults:
+            out.print(f"[red]✗[/] {fault.stream}: {fault.what}")
+        colour, word = ("green", "sound") if report.sound else ("red", f"{len(report.faults)} faults")
+        out.print(
+            f"[bold {colour}]{word}[/]: {report.streams} chains, {report.events} events, "
+            f"{report.files} file rows of {report.parts} parts checked"
+        )
+    if not report.sound:
+        raise typer.Exit(Exit.UNSOUND)
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(Code.BAD_INPUT, f"label {text!r} is not of the form key=value.", field="label")
+    return key, value

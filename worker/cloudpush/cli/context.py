@@ -1,0 +1,95 @@
+"""What every command needs: services, built once, and the person at the keyboard."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+
+from cloudpush.errors import Code, InputError
+from cloudpush.logs import setup_logs
+from cloudpush.settings import read_settings
+from cloudpush.wiring import Services, build
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@contextmanager
+def services() -> Iterator[Services]:
+    """Services for one command; warnings go to stderr in plain words."""
+    setup_logs("error", "console")
+    built = build(read_settings())
+    try:
+        yield built
+    finally:
+        built.close()
+
+
+def os_user() -> str:
+    """The account that runs this command: the default owner and the actor in the audit."""
+    return getpass.getuser()
+
+
+def console() -> Console:
+    """Where tables go: wide enough for a path when it is no terminal."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(
+        json.dumps(value, default=_plain, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None) + "\n"
+    )
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def parse_time(text: str, field: str, *, future: bool = False) -> datetime:
+    """An ISO date or time (UTC unless it says otherwise), or a span such as ``7d``: ago, or from now.
+
+    Raises InputError.
+    """
+    if text[-1:] in UNITS and text[:-1].isdigit():
+        span = timedelta(**{UNITS[text[-1]]: int(text[:-1])})
+        return datetime.now(UTC) + (span if future else -span)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as e:
+        raise InputError(
+            Code.BAD_INPUT,
+            f"{field} {text!r} is no time: write 2026-01-31, 2026-01-31T12:00Z or a span such as 7d.",
+            field=field,
+        ) from e
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def parse_push_id(text: str) -> UUID:
+    """A push's id as users type it. Raises InputError."""
+    try:
+        return UUID(text)
+    except ValueError as e:
+        raise InputError(Code.UNKNOWN_PUSH, f"push {text!r} is no push id.", field="push") from e
+
+
+def size(count: float | None) -> str:
+    """Bytes for people."""
+    value = float(count or 0)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError  # the last unit always returns
+
+
+def when(moment: datetime | None) -> str:
+    """A time for people, UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if moment else ""

@@ -1,0 +1,151 @@
+"""How a secret gets from its owner to us: prompt, standard input, file or environment; never argv.
+
+Whoever may list processes reads their arguments. Whatever goes wrong here is told without quoting
+what was read.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from cloudpush.credentials.kinds import prompts
+from cloudpush.errors import Code, InputError
+
+#: Far more than any key needs; a whole dataset given by mistake is refused.
+LIMIT = 64 * 1024
+
+#: Field → the variables that AWS's own tools read, strongest first.
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "access_key_id": ("AWS_ACCESS_KEY_ID",),
+    "secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
+    "session_token": ("AWS_SESSION_TOKEN",),
+    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+}
+#: Objects that AWS's command line wraps its answers in.
+_WRAPPERS = ("Credentials", "AccessKey")
+#: What those answers carry beside the key; of no use here.
+_BESIDE = frozenset({"version", "user_name", "status", "create_date"})
+_ALIASES = {"endpoint_url": "endpoint", "expiration": "expires"}
+
+
+def from_prompt(kind: str, ask: Callable[[str, bool, bool], str]) -> dict[str, str]:
+    """Ask for each field: ``ask(label, hidden, required)``."""
+    answers = {
+        p.field: ask(p.field.replace("_", " ") + ("" if p.required else " (none: enter)"), p.hidden, p.required)
+        for p in prompts(kind)
+    }
+    return {field: answer for field, answer in answers.items() if answer}
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The fields that AWS's variables hold. Raises InputError where none is set."""
+    found = {
+        field: next((environ[name] for name in names if environ.get(name)), "") for field, names in VARIABLES.items()
+    }
+    if not found["access_key_id"] and not found["secret_access_key"]:
+        raise InputError(Code.BAD_INPUT, "--from-env: AWS_ACCESS_KEY_ID is not set.", field="from_env")
+    return {field: value for field, value in found.items() if value}
+
+
+def from_stream(stream: TextIO, aws_profile: str = "") -> dict[str, str]:
+    """Read a stream to its end; see :func:`parse`."""
+    text = stream.read(LIMIT + 1)
+    if len(text) > LIMIT:
+        raise InputError(Code.BAD_INPUT, f"The input is longer than {LIMIT} characters: it is no key.", field="stdin")
+    return parse(text, aws_profile)
+
+
+def from_file(path: Path, aws_profile: str, warn: Callable[[str], None]) -> dict[str, str]:
+    """Read a file; see :func:`parse`. Warns where others than its owner may read it. Raises InputError."""
+    try:
+        with path.open(encoding="utf-8") as f:
+            mode = path.stat().st_mode
+            if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+                warn(f"{path} can be read by others than its owner; chmod 600 it, and consider to replace the key.")
+            return from_stream(f, aws_profile)
+    except OSError as e:
+        raise InputError(
+            Code.BAD_INPUT, f"from_file={str(path)!r} cannot be read: {e.strerror}.", field="from_file"
+        ) from e
+    except UnicodeDecodeError:
+        raise InputError(Code.BAD_INPUT, f"from_file={str(path)!r} is not UTF-8 text.", field="from_file") from None
+
+
+def parse(text: str, aws_profile: str = "") -> dict[str, str]:
+    """Fields from JSON, from an AWS credentials file (``[profile]`` sections) or from ``name=value`` lines.
+
+    Names may be ours, AWS's variables or the CamelCase of AWS's answers. An ``Expiration`` comes back as ``expires``.
+    Raises InputError, which quotes nothing of ``text``.
+    """
+    text = text.lstrip("\ufeff").strip()
+    if not text:
+        raise InputError(Code.BAD_INPUT, "The input is empty: expected JSON or name=value lines.", field="fields")
+    if text.startswith("{"):
+        return _from_json(text)
+    if re.search(r"^\s*\[[^\]\n]+\]\s*$", text, re.MULTILINE):
+        return _from_ini(text, aws_profile or "default")
+    if aws_profile:
+        raise InputError(Code.BAD_INPUT, "--aws-profile needs a file with [profile] sections.", field="aws_profile")
+    return _from_lines(text)
+
+
+def _from_json(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+    except ValueError:  # its message and its `doc` quote the text
+        found = None
+    if isinstance(found, dict) and len(found) == 1:
+        found = next((found[w] for w in _WRAPPERS if w in found), found)
+    if not isinstance(found, dict):
+        raise InputError(Code.BAD_INPUT, "The input starts like JSON but is not one object.", field="fields")
+    fields = {_field(name): value for name, value in found.items()}
+    fields = {name: value for name, value in fields.items() if name not in _BESIDE and value is not None}
+    if not all(isinstance(value, str) for value in fields.values()):
+        raise InputError(Code.BAD_INPUT, "Each JSON value must be a string.", field="fields")
+    return fields
+
+
+def _from_ini(text: str, profile: str) -> dict[str, str]:
+    parser = configparser.RawConfigParser(strict=False)  # raw: a % in a secret is a %
+    try:
+        parser.read_string(text)
+    except configparser.Error:  # its message quotes the lines
+        raise InputError(Code.BAD_INPUT, "The AWS credentials file has a line that is no name = value.") from None
+    section = next((s for s in (profile, f"profile {profile}") if parser.has_section(s)), None)
+    if section is None:
+        raise InputError(
+            Code.BAD_INPUT, f"aws_profile={profile!r} is not a section of the credentials file.", field="aws_profile"
+        )
+    found = {_field(name): value for name, value in parser.items(section)}
+    return {name: value for name, value in found.items() if name in VARIABLES}
+
+
+def _from_lines(text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip().removeprefix("export ").strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or not name:
+            raise InputError(Code.BAD_INPUT, f"Line {number} of the input is not name=value.", field="fields")
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        fields[_field(name)] = value
+    return fields
+
+
+def _field(name: str) -> str:
+    """Our name of a field: ``AccessKeyId`` and ``AWS_ACCESS_KEY_ID`` are ``access_key_id``."""
+    for field, variables in VARIABLES.items():
+        if name.upper() in variables:
+            return field
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    return _ALIASES.get(snake, snake)

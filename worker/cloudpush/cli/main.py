@@ -1,0 +1,75 @@
+"""The command line's root: sub-commands, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cloudpush.cli import audit, credential, database, processes, push, stack, vault
+from cloudpush.cli.demo import demo
+from cloudpush.cli.doctor import doctor
+from cloudpush.cli.exits import exit_code_of
+from cloudpush.errors import CloudPushError
+
+app = typer.Typer(
+    name="cloudpush",
+    help="Push datasets into users' own cloud buckets, verified and audited.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # a traceback with local variables could show a secret
+)
+push.add_to(app)
+audit.add_to(app)
+processes.add_to(app)
+stack.add_to(app)
+app.command()(doctor)
+app.command()(demo)
+app.add_typer(credential.app, name="credential")
+app.add_typer(vault.app, name="vault")
+app.add_typer(database.app, name="db")
+
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        typer.echo(f"cloudpush {version('cloudpush')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=lambda asked: _version(asked=asked), is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Push datasets into users' own cloud buckets, verified and audited."""
+
+
+def main() -> None:
+    """Run the command line; CloudPush's own errors become one readable message and an exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        app()
+    except CloudPushError as e:
+        show_error(e)
+        sys.exit(exit_code_of(e))
+
+
+def show_error(error: CloudPushError) -> None:
+    """What happened, who must act, and what to do; never a traceback."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]{error.code}[/]", end=" ")
+    console.print(error.message, markup=False)
+    console.print(
+        f"  {error.code.actor} must act: {error.code.fix}" if error.code.actor != "nobody" else f"  {error.code.fix}",
+        markup=False,
+    )
+    if error.detail and error.detail not in error.message:
+        console.print(f"  in the other side's words: {error.detail}", markup=False, style="dim")

@@ -1,0 +1,67 @@
+"""``cloudpush worker`` and ``cloudpush sweeper``: the long-lived processes."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from cloudpush.logs import get_logger, setup_logs
+from cloudpush.settings import read_settings
+from cloudpush.tasks import register
+from cloudpush.wiring import build_sweeper, build_worker
+
+log = get_logger(__name__)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add both commands."""
+    app.command()(worker)
+    app.command()(sweeper)
+
+
+def worker(
+    concurrency: Annotated[int | None, typer.Option(min=1, max=64, help="Pushes executed at once.")] = None,
+) -> None:
+    """Execute pushes until told to stop. SIGTERM lets what runs finish; a second one does not."""
+    settings = read_settings() if concurrency is None else read_settings(concurrency=concurrency)
+    setup_logs(settings.log_level, settings.log_format)
+    services = build_worker(settings)
+    register(services.celery, services.cloudpush)
+    services.start()
+    # Each task is told once, by its own door, with what came of it.
+    for name in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    log.info("worker ready", worker=services.name, concurrency=settings.concurrency)
+    try:
+        # Threads, not processes: work is waiting (rclone, HEADs, Postgres), one rclone serves them all.
+        services.celery.Worker(
+            pool_cls="threads",
+            concurrency=settings.concurrency,
+            hostname=f"cloudpush@{services.name}",
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            loglevel=settings.log_level.upper(),
+            quiet=True,
+        ).start()
+    finally:
+        services.close()
+
+
+def sweeper() -> None:
+    """Set going again what a lost message or a dead worker left behind; destroy expired credentials."""
+    settings = read_settings()
+    setup_logs(settings.log_level, settings.log_format)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    services = build_sweeper(settings)
+    log.info("sweeper ready")
+    try:
+        services.sweep.run(stop, settings.sweep_seconds)
+    finally:
+        services.close()

@@ -1,0 +1,199 @@
+"""``cloudpush push`` and ``cloudpush cancel``: what pipelines call."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from cloudpush.cli.context import console, os_user, parse_push_id, print_json, services, size
+from cloudpush.cli.exits import ENDINGS, Exit
+from cloudpush.cli.wait import wait_for
+from cloudpush.errors import Code, InputError
+from cloudpush.push.intake import Preview
+from cloudpush.push.job import Request
+from cloudpush.push.states import Overwrite, State, Strength
+from cloudpush.wiring import Services
+
+STRENGTHS = tuple(s.word for s in Strength)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(push)
+    app.command()(cancel)
+    app.command()(wait)
+
+
+def push(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A file or directory below a source root.")],
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="s3://BUCKET/PREFIX (r2://, b2://, minio://, …).")],
+    credential: Annotated[str, typer.Option("--credential", "-c", help="Id or name of one of your credentials.")],
+    profile: Annotated[
+        str, typer.Option(help="Destination profile; by default the credential's or the scheme's.")
+    ] = "",
+    min_strength: Annotated[
+        str, typer.Option(help=f"Proof demanded of every file: {', '.join(STRENGTHS[1:])}.")
+    ] = Strength.CHECKSUM.word,
+    overwrite: Annotated[
+        Overwrite, typer.Option(help="What to do about objects that are there already.")
+    ] = Overwrite.IF_DIFFERENT,
+    include: Annotated[list[str] | None, typer.Option(help="Only paths like this; may be repeated.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="No paths like this; may be repeated.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="k=v, kept with the push; may be repeated.")] = None,
+    idempotency_key: Annotated[str, typer.Option(help="The same key is the same push, however often submitted.")] = "",
+    owner: Annotated[str, typer.Option(help="On whose behalf; default: you.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Walk the source, say what would be pushed, store nothing.")
+    ] = False,
+    wait_: Annotated[
+        bool, typer.Option("--wait", "-w", help="Stay until the verdict; the exit code tells it.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option(help="With --wait: give up waiting after so many seconds.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Push SRC into DEST.
+
+    Returns at once with the push's id; with --wait the exit code is 0 succeeded, 3 failed, 4 unverified, 5 cancelled,
+    2 refused, 6 not available now, 7 timed out.
+    """
+    request = Request(
+        owner=owner or os_user(),
+        actor=os_user(),
+        source=os.path.abspath(source),  # noqa: PTH100 -- symlinks are resolved against the roots, not here
+        destination=destination,
+        credential=credential,
+        profile=profile,
+        min_strength=_strength(min_strength),
+        overwrite=overwrite,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        labels=dict(_label(text) for text in label or ()),
+        idempotency_key=idempotency_key,
+    )
+    with services() as built:
+        if dry_run:
+            _show_preview(built.intake.preview(request), as_json=as_json)
+            return
+        accepted = built.intake.submit(request)
+        if not accepted.announced:
+            sys.stderr.write("The broker is away; the push is stored and goes out by itself when it is back.\n")
+        if wait_:
+            _wait(built, accepted.push_id, timeout, as_json=as_json)
+        elif as_json:
+            print_json({"push": accepted.push_id, "created": accepted.created, "announced": accepted.announced})
+        else:
+            typer.echo(str(accepted.push_id))
+
+
+def wait(
+    push_id: Annotated[str, typer.Argument(metavar="PUSH")],
+    timeout: Annotated[float | None, typer.Option(help="Give up waiting after so many seconds.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Stay until a push has its verdict; exit codes as for push --wait."""
+    with services() as built:
+        _wait(built, parse_push_id(push_id), timeout, as_json=as_json)
+
+
+def cancel(
+    push_id: Annotated[str, typer.Argument(metavar="PUSH")],
+    owner: Annotated[str, typer.Option(help="On whose behalf; default: you.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Stop a push within seconds, in mid-file too. What was verified stays at the destination."""
+    with services() as built:
+        wanted = parse_push_id(push_id)
+        state = built.intake.cancel(wanted, owner or os_user(), os_user())
+        if as_json:
+            print_json({"push": wanted, "state": state})
+        elif state.final:
+            typer.echo(f"{wanted} is {state}.")
+        else:
+            typer.echo(f"{wanted} stops within seconds.")
+
+
+def _wait(built: Services, push_id: UUID, timeout: float | None, *, as_json: bool) -> None:
+    row = wait_for(built, push_id, timeout, quiet=as_json)
+    state = State(row["state"])
+    if as_json:
+        print_json(row)
+    if not state.final:
+        sys.stderr.write(f"{push_id} is {state} after {timeout} s; it goes on: cloudpush wait {push_id}\n")
+        raise typer.Exit(Exit.TIMED_OUT)
+    if not as_json:
+        show_verdict(row)
+    raise typer.Exit(ENDINGS[state])
+
+
+COLOURS = {State.SUCCEEDED: "green", State.UNVERIFIED: "yellow", State.FAILED: "red", State.CANCELLED: "yellow"}
+
+
+def show_verdict(row: dict[str, object]) -> None:
+    """A finished push in a few lines."""
+    out = console()
+    state = State(str(row["state"]))
+    out.print(f"[bold {COLOURS[state]}]{state}[/] {row['id']} → {row['uri']}")
+    counts = ", ".join(
+        f"{row[f'files_{word}']} {word}"
+        for word in ("verified", "skipped", "unverified", "failed")
+        if row[f"files_{word}"]
+    )
+    out.print(
+        f"  {row['files_total']} files, {size(row['bytes_total'])}: {counts or 'none dealt with'}"  # type: ignore[arg-type]
+        + (f"; proved by {row['strength']}" if row["strength"] else "")
+    )
+    if row["error_code"]:
+        code = Code(str(row["error_code"]))
+        out.print(f"  [bold]{code}[/] ", end="")
+        out.print(str(row["error_message"]), markup=False)
+        out.print(f"  {code.actor} must act: {code.fix}" if code.actor != "nobody" else f"  {code.fix}", markup=False)
+
+
+def _show_preview(preview: Preview, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "destination": preview.destination,
+                "files": preview.files,
+                "bytes": preview.bytes,
+                "refusals": preview.refusals,
+                "refused": [
+                    {"path": r.path, "code": r.error.code, "message": r.error.message} for r in preview.refused
+                ],
+                "first": [{"path": f.path, "key": f.key, "size": f.size} for f in preview.first],
+            }
+        )
+    else:
+        out = console()
+        out.print(f"would push {preview.files} files, {size(preview.bytes)}, to {preview.destination}", markup=False)
+        for f in preview.first:
+            out.print(f"  {f.path!r} → {f.key!r} ({size(f.size)})", markup=False)
+        if preview.files > len(preview.first):
+            out.print(f"  … and {preview.files - len(preview.first)} more")
+        for r in preview.refused:
+            out.print(f"  refused: {r.path!r}: {r.error.message}", markup=False)
+    if preview.refusals:
+        raise typer.Exit(Exit.BAD_INPUT)
+
+
+def _strength(word: str) -> Strength:
+    try:
+        strength = Strength.of(word)
+    except KeyError:
+        strength = Strength.NONE
+    if strength is Strength.NONE:
+        raise InputError(
+            Code.BAD_INPUT, f"min-strength {word!r} is none of {', '.join(STRENGTHS[1:])}.", field="min_strength"
+        )
+    return strength
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise InputError(Code.BAD_INPUT, f"label {text!r} is not of the form key=value.", field="label")
+    return key, value

@@ -1,0 +1,213 @@
+"""The composition root: the only place where concrete classes are chosen.
+
+``build_*`` takes settings and returns services; nothing connects before its first use, so a command that
+needs only Postgres works while Vault is down.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+from celery import Celery
+
+from cloudpush.audit.broom import Broom
+from cloudpush.audit.credentials import Credentials
+from cloudpush.audit.database import make_engine
+from cloudpush.audit.desk import Desk
+from cloudpush.audit.history import History
+from cloudpush.audit.ledger import Ledger
+from cloudpush.broker import Announcer, make_celery
+from cloudpush.credentials.connection import VaultConnection
+from cloudpush.credentials.vault import Keeper, Sealer, Vault
+from cloudpush.push.custody import Custody
+from cloudpush.push.intake import Intake
+from cloudpush.push.job import Destination, Profile
+from cloudpush.push.leases import LeaseKeeper
+from cloudpush.push.lifecycle import CloudPush
+from cloudpush.push.planning import Limits
+from cloudpush.push.retry import Policy
+from cloudpush.push.sweep import Sweep
+from cloudpush.push.uris import parse_destination
+from cloudpush.settings import Settings
+from cloudpush.transfer.rclone import Rclone
+from cloudpush.verify.heads import S3Inspector
+
+
+class SystemClock:
+    """``push.ports.Clock``: the machine's own time and chance."""
+
+    def now(self) -> datetime:
+        """The present, aware, UTC."""
+        return datetime.now(UTC)
+
+    def jitter(self) -> float:
+        """A number in [0, 1): spreads retries, guards nothing."""
+        return random.random()  # noqa: S311 -- no secret depends on it
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What users, operators and auditors work with."""
+
+    settings: Settings
+    database: sa.Engine
+    intake: Intake
+    custody: Custody
+    history: History
+    announcer: Announcer
+    _closing: ExitStack = field(repr=False)
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._closing.close()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerServices:
+    """What a worker executes with. ``start`` before the first push, ``close`` after the last."""
+
+    name: str
+    cloudpush: CloudPush
+    celery: Celery
+    leases: LeaseKeeper
+    engine: Rclone
+    _closing: ExitStack = field(repr=False)
+
+    def start(self) -> None:
+        """Start the engine and the heartbeat. Raises EngineError."""
+        self.engine.start()
+        self.leases.start()
+
+    def close(self) -> None:
+        """Stop both and give connections back; pushes under way run out of their leases."""
+        self._closing.close()
+
+
+@dataclass(frozen=True, slots=True)
+class SweeperServices:
+    """What the sweeper works with."""
+
+    sweep: Sweep
+    _closing: ExitStack = field(repr=False)
+
+    def close(self) -> None:
+        """Give the leader's lock and connections back."""
+        self._closing.close()
+
+
+def destinations(settings: Settings) -> Callable[[str, str], Destination]:
+    """(URI, profile name) → Destination, with the operator's profiles. Raises SettingsError."""
+    profiles = {
+        name: Profile(name, p.dialect, p.endpoint, p.region, path_style=p.path_style, trusted=bool(p.endpoint))
+        for name, p in settings.profiles().items()
+    }
+    return lambda uri, name: parse_destination(uri, profiles, name)
+
+
+def trusting_profiles(settings: Settings) -> Settings:
+    """Endpoints of the operator's own profiles may be private too, whoever names them."""
+    profiles = (urlsplit(p.endpoint).netloc for p in settings.profiles().values() if p.endpoint)
+    return settings.model_copy(update={"allowed_endpoints": (*settings.allowed_endpoints, *profiles)})
+
+
+def build(settings: Settings) -> Services:
+    """Services for the command line and, later, the web."""
+    settings = trusting_profiles(settings)
+    closing = ExitStack()
+    database = make_engine(settings.database_url, pool_size=2)
+    closing.callback(database.dispose)
+    announcer = Announcer(make_celery(settings.redis_url), settings.redis_url)
+    clock = SystemClock()
+    intake = Intake(
+        desk=Desk(database),
+        announcer=announcer,
+        clock=clock,
+        parse=destinations(settings),
+        roots=settings.source_roots,
+        allowed_endpoints=settings.allowed_endpoints,
+    )
+    return Services(
+        settings, database, intake, _custody(settings, database, clock, closing), History(database), announcer, closing
+    )
+
+
+def build_worker(settings: Settings) -> WorkerServices:
+    """Services of one worker process."""
+    settings = trusting_profiles(settings)
+    closing = ExitStack()
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    # Every thread may hold one connection, and the heartbeat one more.
+    database = make_engine(settings.database_url, pool_size=settings.concurrency * 2 + 1)
+    closing.callback(database.dispose)
+    celery = make_celery(settings.redis_url)
+    announcer = Announcer(celery, settings.redis_url)
+    store = Ledger(database, destinations(settings))
+    clock = SystemClock()
+    vault = VaultConnection(settings, "worker")
+    closing.callback(vault.close)
+    engine = Rclone(settings)
+    closing.callback(engine.stop)
+    leases = LeaseKeeper(
+        store, announcer, worker=name, seconds=settings.lease_seconds, heartbeat=settings.heartbeat_seconds
+    )
+    closing.callback(leases.stop)
+    inspector = S3Inspector(allowed_endpoints=settings.allowed_endpoints)
+    closing.callback(inspector.close)
+    cloudpush = CloudPush(
+        store=store,
+        announcer=announcer,
+        vault=Vault(vault),
+        engine=engine,
+        inspector=inspector,
+        leases=leases,
+        clock=clock,
+        policy=policy(settings),
+        limits=Limits(settings.part_files, settings.part_bytes),
+        roots=settings.source_roots,
+    )
+    return WorkerServices(name, cloudpush, celery, leases, engine, closing)
+
+
+def build_sweeper(settings: Settings) -> SweeperServices:
+    """Services of one sweeper process."""
+    settings = trusting_profiles(settings)
+    closing = ExitStack()
+    database = make_engine(settings.database_url, pool_size=2)
+    closing.callback(database.dispose)
+    announcer = Announcer(make_celery(settings.redis_url), settings.redis_url)
+    broom = Broom(database)
+    closing.callback(broom.close)
+    custody = _custody(settings, database, SystemClock(), closing)
+    sweep = Sweep(
+        broom=broom,
+        announcer=announcer,
+        queue=announcer,
+        keep_house=custody.purge_due,
+        max_strikes=settings.max_attempts,
+    )
+    return SweeperServices(sweep, closing)
+
+
+def policy(settings: Settings) -> Policy:
+    """How patient pushes are."""
+    return Policy(
+        strikes=settings.max_attempts,
+        base=settings.retry_base_seconds,
+        cap=settings.retry_cap_seconds,
+        patience=timedelta(hours=settings.outage_patience_hours),
+    )
+
+
+def _custody(settings: Settings, database: sa.Engine, clock: SystemClock, closing: ExitStack) -> Custody:
+    intake, keeper = VaultConnection(settings, "intake"), VaultConnection(settings, "keeper")
+    closing.callback(intake.close)
+    closing.callback(keeper.close)
+    return Custody(Credentials(database), Sealer(intake), Keeper(keeper), clock, allowed=settings.allowed_endpoints)
