@@ -1,0 +1,30 @@
+"""Kill each part once, at a moment of chance, while pushes run: a short run of the chaos arena."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+import servers
+from chaos.rounds import TARGETS, Arena, arena
+
+pytestmark = pytest.mark.xdist_group("chaos")
+
+
+@pytest.fixture(scope="module")
+def lions() -> Iterator[Arena]:
+    """A stack of its own. The seed is told where a test fails, and repeats the moments of the kills."""
+    seed = secrets.randbelow(2**31)
+    print(f"seed {seed}")
+    with servers.scratch() as base, arena(base, seed=seed) as running:
+        yield running
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_is_lost_when_it_is_killed(lions: Arena, target: str) -> None:
+    """Every push ends in the verdict that it deserves, every object is there once and whole, the record is sound."""
+    outcome = lions.round(1, target)
+
+    assert outcome.problems + lions.verify_audit() == []

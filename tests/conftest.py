@@ -1,0 +1,88 @@
+"""Fixtures: real servers, started when the first test asks for them, once per test process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+import servers
+from cloudpush.settings import Settings
+from cloudpush.stack.services import OpenBao, Postgres, Valkey
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nobody's own CloudPush, proxy or cloud account is seen by a test."""
+    for name in os.environ:
+        if name.startswith(("CLOUDPUSH_", "AWS_", "VAULT_", "BAO_", "RCLONE_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CLOUDPUSH_DATA_DIR", str(tmp_path_factory.getbasetemp() / "no-stack"))
+
+
+@pytest.fixture(scope="session")
+def server_dir() -> Iterator[Path]:
+    """Where this process' servers live: a short path, since sockets lie in it."""
+    with servers.scratch() as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def postgres(server_dir: Path) -> Iterator[Postgres]:
+    """PostgreSQL; take `database` unless the server itself is the matter."""
+    with servers.running(servers.make_postgres(server_dir)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: Postgres) -> servers.Databases:
+    """Makes databases: `.migrated()` at the newest schema, `.empty()` without tables."""
+    return servers.Databases(postgres)
+
+
+@pytest.fixture(scope="module")
+def database(databases: servers.Databases) -> Iterator[servers.Database]:
+    """A migrated database of this module's own."""
+    made = databases.migrated()
+    yield made
+    databases.drop(made)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(server_dir: Path) -> Iterator[Valkey]:
+    """The broker with whatever other modules left in it."""
+    with servers.running(servers.make_valkey(server_dir)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def valkey(valkey_server: Valkey) -> Valkey:
+    """The broker, emptied for this module."""
+    with redis.Redis.from_url(valkey_server.url()) as client:
+        client.flushall()
+    return valkey_server
+
+
+@pytest.fixture(scope="session")
+def openbao(server_dir: Path) -> Iterator[OpenBao]:
+    """OpenBao, set up as `cloudpush up` sets it up: `.url`, `.auth_dir`."""
+    with servers.running(servers.make_openbao(server_dir)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(server_dir: Path) -> Iterator[servers.Cloud]:
+    """A user's cloud: `.endpoint`, `.admin`, `.writer`, `.make_bucket()`, `.keys(bucket)`."""
+    with servers.running(servers.make_seaweedfs(server_dir)) as server:
+        yield servers.Cloud(server)
+
+
+@pytest.fixture(scope="module")
+def settings(
+    database: servers.Database, valkey: Valkey, openbao: OpenBao, seaweedfs: servers.Cloud, server_dir: Path
+) -> Settings:
+    """Settings wired to all of these servers, with short leases."""
+    return servers.make_settings(database, valkey, openbao, seaweedfs, server_dir)

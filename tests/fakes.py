@@ -1,0 +1,441 @@
+"""The store, the broker and the clock in memory: first-class, and held to the same contracts as the real ones."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from builders import NOON
+from cloudpush.errors import BrokerError, Cancelled, CloudPushError, Code, CredentialError, LeaseLost, StoreError
+from cloudpush.push.job import FileResult, Lease, Page, Part, PlannedFile, Progress, Push, Refusal, Tally, Verdict
+from cloudpush.push.ports import Announcer, Clock, Store
+from cloudpush.push.states import ENDINGS, Event, FileState, State, Strength
+
+
+class FakeClock(Clock):
+    """Time that stands still until told otherwise; chance is a number that the test owns."""
+
+    def __init__(self, moment: datetime = NOON, chance: float = 1.0) -> None:
+        self.moment = moment
+        self.chance = chance
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def jitter(self) -> float:
+        return self.chance
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.moment += timedelta(seconds=seconds)
+
+
+class FakeAnnouncer(Announcer):
+    """Keeps what was said. ``away``: every announcement fails, as with a broker that is down."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.pushes: list[UUID] = []
+        self.announced: list[tuple[UUID, int]] = []
+        self.heard: list[tuple[UUID, Progress]] = []
+        self.endings: list[tuple[UUID, State]] = []
+        self.waiting = 0
+
+    def push(self, push_id: UUID) -> None:
+        self._enter()
+        self.pushes.append(push_id)
+
+    def parts(self, push_id: UUID, numbers: Sequence[int]) -> None:
+        self._enter()
+        self.announced += [(push_id, n) for n in numbers]
+
+    def progress(self, push_id: UUID, progress: Progress) -> None:
+        self.heard.append((push_id, progress))
+
+    def ended(self, push_id: UUID, state: State) -> None:
+        self.endings.append((push_id, state))
+
+    def length(self) -> int:
+        """Messages that wait."""
+        self._enter()
+        return self.waiting
+
+    def _enter(self) -> None:
+        if self.away:
+            raise BrokerError(Code.BROKER_UNREACHABLE, "The fake broker is away.")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a push or a part stands: what a test compares as a whole."""
+
+    state: State
+    code: str | None = None
+    strikes: int = 0
+    attempt: int = 0
+    strength: str | None = None
+    tally: tuple[int, int, int, int] = (0, 0, 0, 0)  # verified, skipped, unverified, failed
+
+
+@dataclass(frozen=True)
+class FileStanding:
+    """Where a file stands."""
+
+    seq: int
+    state: FileState
+    strength: str | None = None
+    code: str | None = None
+
+
+@dataclass
+class _Row:
+    """What pushes and parts have in common: a state, a lease and a next attempt."""
+
+    state: State = State.QUEUED
+    attempt: int = 0
+    strikes: int = 0
+    token: UUID | None = None
+    until: datetime | None = None
+    due: datetime | None = None
+    error: CloudPushError | None = None
+
+    def claimable(self, now: datetime) -> bool:
+        if self.state is State.QUEUED:
+            return self.due is None or self.due <= now
+        return self.state is State.RUNNING and self.until is not None and self.until < now
+
+    def take(self, lease: Lease, now: datetime) -> None:
+        self.state, self.attempt, self.due = State.RUNNING, self.attempt + 1, None
+        self.token, self.until = lease.token, now + timedelta(seconds=lease.seconds)
+
+    def check(self, lease: Lease) -> None:
+        if self.state is not State.RUNNING or self.token != lease.token:
+            raise LeaseLost("the fake's row")
+
+    def let_go(self, state: State, error: CloudPushError | None) -> None:
+        self.state, self.error, self.token, self.until = state, error, None, None
+
+    def retry(self, verdict: Verdict, now: datetime, *, at_once: bool) -> None:
+        self.let_go(State.QUEUED, verdict.error)
+        self.strikes += verdict.strike
+        self.due = now + timedelta(seconds=0 if at_once else verdict.retry_in or 0)
+
+
+@dataclass
+class _File:
+    row: PlannedFile | Refusal
+    state: FileState = FileState.PLANNED
+    strength: Strength | None = None
+    error: CloudPushError | None = None
+    result: FileResult | None = None
+
+
+@dataclass
+class _Part(_Row):
+    part: Part = field(kw_only=True)
+
+
+@dataclass
+class _Push(_Row):
+    push: Push = field(kw_only=True)
+    planned: bool = False
+    cancelled: bool = False
+    parts: dict[int, _Part] = field(default_factory=dict)
+    files: dict[int, _File] = field(default_factory=dict)
+
+    def files_of(self, part: Part) -> list[_File]:
+        return [f for seq, f in sorted(self.files.items()) if part.first <= seq <= part.last]
+
+
+class FakeStore(Store):
+    """``push.ports.Store`` in memory, with the few things that intake does to it.
+
+    ``failing`` is raised by every call while it is set. ``during`` runs once, at the start of the call it names,
+    for what happens in between: ``{"record_files": lambda: store.cancel(push.id)}``.
+    """
+
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
+        self.failing: StoreError | None = None
+        self.during: dict[str, Callable[[], None]] = {}
+        self.credential_state = "active"
+        self.credential_expires: datetime | None = None
+        self.moments: dict[UUID, Progress] = {}
+        self.calls: Counter[str] = Counter()
+        self._rows: dict[UUID, _Push] = {}
+        self._events: list[tuple[UUID, Event]] = []
+        self._lock = threading.RLock()
+
+    # -- what intake does ------------------------------------------------------------------
+
+    def add(self, push: Push) -> UUID:
+        """Store a request."""
+        self._rows[push.id] = _Push(push=push)
+        self._tell(push.id, Event.PUSH_QUEUED)
+        return push.id
+
+    def cancel(self, push_id: UUID) -> State:
+        """Ask a push to stop."""
+        row = self._rows[push_id]
+        if row.state.final or row.cancelled:
+            return row.state
+        row.cancelled = True
+        self._tell(push_id, Event.PUSH_CANCEL_REQUESTED)
+        if row.state is not State.RUNNING:
+            row.let_go(State.CANCELLED, Cancelled())
+            self._tell(push_id, Event.PUSH_CANCELLED)
+        for part in row.parts.values():
+            part.due = None
+        return row.state
+
+    # -- what a test looks at ----------------------------------------------------------------
+
+    def standing(self, push_id: UUID) -> Standing:
+        """Where a push stands."""
+        row = self._rows[push_id]
+        over = [p for p in row.parts.values() if p.state.final]
+        files = [f for p in over for f in row.files_of(p.part)]
+        return Standing(row.state, _code(row.error), row.strikes, row.attempt, _weakest(files), _counts(files))
+
+    def part_standing(self, push_id: UUID, number: int) -> Standing:
+        """Where a part stands."""
+        row = self._rows[push_id].parts[number]
+        return Standing(row.state, _code(row.error), row.strikes, row.attempt)
+
+    def files(self, push_id: UUID) -> list[FileStanding]:
+        """Where the files stand."""
+        return [
+            FileStanding(seq, f.state, f.strength.word if f.strength is not None else None, _code(f.error))
+            for seq, f in sorted(self._rows[push_id].files.items())
+        ]
+
+    def result(self, push_id: UUID, seq: int) -> FileResult | None:
+        """The last result that was recorded for a file."""
+        return self._rows[push_id].files[seq].result
+
+    def error(self, push_id: UUID) -> CloudPushError | None:
+        """What a push ended with."""
+        return self._rows[push_id].error
+
+    def due(self, push_id: UUID, number: int) -> datetime | None:
+        """When a part's next attempt may begin."""
+        return self._rows[push_id].parts[number].due
+
+    def events(self, push_id: UUID) -> list[str]:
+        """What the record says of a push, in order."""
+        return [kind.value for stream, kind in self._events if stream == push_id]
+
+    # -- the port ------------------------------------------------------------------------------
+
+    def claim_push(self, push_id: UUID, lease: Lease) -> Push | None:
+        with self._call("claim_push"):
+            row = self._rows.get(push_id)
+            if row is None or row.planned or not row.claimable(self.clock.now()):
+                return None
+            row.take(lease, self.clock.now())
+            row.parts.clear()
+            row.files.clear()
+            self._tell(push_id, Event.PUSH_CLAIMED)
+            return _as_claimed(row)
+
+    def record_page(self, push: Push, lease: Lease, page: Page) -> None:
+        with self._call("record_page"):
+            row = self._rows[push.id]
+            row.check(lease)
+            self._keep(row, page, _Part(part=page.part))
+
+    def finish_plan(self, push: Push, lease: Lease, *, parts: int, files: int, bytes_: int) -> None:
+        with self._call("finish_plan"):
+            self._end_plan(push, lease)
+            self._tell(push.id, Event.PUSH_PLANNED)
+
+    def finish_plan_with(self, push: Push, lease: Lease, page: Page) -> None:
+        with self._call("finish_plan_with"):
+            self._check_usable(push)
+            self._end_plan(push, lease)
+            self._tell(push.id, Event.PUSH_PLANNED)
+            part = _Part(part=page.part)
+            part.take(lease, self.clock.now())
+            self._keep(self._rows[push.id], page, part)
+            self._tell(push.id, Event.CREDENTIAL_USED)
+
+    def claim_part(self, push_id: UUID, number: int, lease: Lease) -> tuple[Push, Part] | None:
+        with self._call("claim_part"):
+            row = self._rows.get(push_id)
+            part = row.parts.get(number) if row and row.planned else None
+            if row is None or part is None or not part.claimable(self.clock.now()):
+                return None
+            part.take(lease, self.clock.now())
+            self._tell(push_id, Event.PART_CLAIMED)
+            return _as_claimed(row), replace(part.part, attempt=part.attempt, strikes=part.strikes)
+
+    def open_files(self, part: Part) -> Sequence[PlannedFile]:
+        with self._call("open_files"):
+            files = self._rows[part.push_id].files_of(part)
+            return [f.row for f in files if f.state is FileState.PLANNED and isinstance(f.row, PlannedFile)]
+
+    def record_credential_use(self, push: Push, part: Part, lease: Lease) -> None:
+        with self._call("record_credential_use"):
+            self._hold(part, lease)
+            self._check_usable(push)
+            self._tell(push.id, Event.CREDENTIAL_USED)
+
+    def record_files(self, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
+        with self._call("record_files"):
+            if not results:
+                return
+            self._hold(part, lease)
+            files = self._rows[part.push_id].files
+            for r in results:
+                f = files[r.seq]
+                if f.state is FileState.PLANNED:
+                    f.state, f.strength, f.error, f.result = r.state, r.strength, r.error, r
+                if r.error is not None:
+                    self._tell(part.push_id, Event.FILE_FAILED)
+
+    def end_part(
+        self, push: Push, part: Part, lease: Lease, verdict: Verdict, results: Sequence[FileResult] = ()
+    ) -> State:
+        self.record_files(part, lease, results)
+        with self._call("end_part"):
+            row, mine = self._rows[push.id], self._hold(part, lease)
+            if verdict.state is State.QUEUED:
+                mine.retry(verdict, self.clock.now(), at_once=row.cancelled)
+                self._tell(push.id, Event.PART_RETRY_SCHEDULED)
+                return row.state
+            if verdict.state is not State.SUCCEEDED:
+                for f in row.files_of(part):
+                    _close(f, verdict)
+            files = row.files_of(part)
+            state = _tally(files).state
+            mine.let_go(state, _telling(files) or verdict.error)
+            self._tell(push.id, Event.PART_FINISHED)
+            if all(p.state.final for p in row.parts.values()):
+                self._end_with_parts(row)
+            return row.state
+
+    def end_push(self, push: Push, lease: Lease, verdict: Verdict) -> None:
+        with self._call("end_push"):
+            row = self._rows[push.id]
+            row.check(lease)
+            if verdict.state is State.QUEUED:
+                row.retry(verdict, self.clock.now(), at_once=row.cancelled)
+                self._tell(push.id, Event.PUSH_RETRY_SCHEDULED)
+                return
+            row.let_go(verdict.state, verdict.error)
+            self._tell(push.id, ENDINGS[verdict.state])
+
+    def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, bool]:
+        with self._call("extend"):
+            answer: dict[UUID, bool] = {}
+            wanted = set(tokens)
+            for push in self._rows.values():
+                for row in (push, *push.parts.values()):
+                    if row.token in wanted and row.token is not None and row.state is State.RUNNING:
+                        row.until = self.clock.now() + timedelta(seconds=seconds)
+                        answer[row.token] = push.cancelled
+            return answer
+
+    def note_progress(self, moments: Mapping[UUID, Progress]) -> None:
+        with self._call("note_progress"):
+            self.moments.update(moments)
+
+    # -- pieces ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _call(self, name: str) -> Iterator[None]:
+        with self._lock:
+            self.calls[name] += 1
+            if name in self.during:
+                self.during.pop(name)()
+            if self.failing is not None:
+                raise self.failing
+            yield
+
+    def _check_usable(self, push: Push) -> None:
+        if self._rows[push.id].cancelled:
+            raise Cancelled
+        if self.credential_state != "active":
+            raise CredentialError(Code.CREDENTIAL_PURGED, f"The credential is {self.credential_state}.")
+        if self.credential_expires is not None and self.credential_expires <= self.clock.now():
+            raise CredentialError(Code.CREDENTIAL_EXPIRED, "The credential expired.")
+
+    def _hold(self, part: Part, lease: Lease) -> _Part:
+        row = self._rows[part.push_id].parts[part.number]
+        row.check(lease)
+        return row
+
+    def _keep(self, row: _Push, page: Page, part: _Part) -> None:
+        row.parts[page.part.number] = part
+        for r in page.rows:
+            if isinstance(r, Refusal):
+                row.files[r.seq] = _File(r, FileState.FAILED, error=r.error)
+                self._tell(row.push.id, Event.FILE_FAILED)
+            else:
+                row.files[r.seq] = _File(r)
+
+    def _end_plan(self, push: Push, lease: Lease) -> None:
+        row = self._rows[push.id]
+        row.check(lease)
+        row.planned, row.token, row.until, row.error = True, None, None, None
+
+    def _end_with_parts(self, row: _Push) -> None:
+        state = _tally(list(row.files.values())).state
+        decisive = next(p for _, p in sorted(row.parts.items()) if p.state is state)
+        row.let_go(state, decisive.error)
+        self._tell(row.push.id, ENDINGS[state])
+
+    def _tell(self, push_id: UUID, kind: Event) -> None:
+        self._events.append((push_id, kind))
+
+
+def _as_claimed(row: _Push) -> Push:
+    return replace(row.push, attempt=row.attempt, strikes=row.strikes, cancelled=row.cancelled)
+
+
+def _close(f: _File, verdict: Verdict) -> None:
+    if f.state is not FileState.PLANNED:
+        return
+    if verdict.state is State.CANCELLED:
+        f.state, f.error = FileState.CANCELLED, verdict.error
+    else:
+        f.state, f.error = FileState.FAILED, f.error or verdict.error
+
+
+def _telling(files: Sequence[_File]) -> CloudPushError | None:
+    """The error that says most about a part: a cancelled file's, a failed one's, any."""
+    order = (FileState.CANCELLED, FileState.FAILED)
+    found = [f for f in files if f.error is not None]
+    found.sort(key=lambda f: order.index(f.state) if f.state in order else len(order))
+    return found[0].error if found else None
+
+
+def _tally(files: Sequence[_File]) -> Tally:
+    counts = Counter(f.state for f in files)
+    return Tally(
+        counts[FileState.VERIFIED],
+        counts[FileState.SKIPPED],
+        counts[FileState.UNVERIFIED],
+        counts[FileState.FAILED] + counts[FileState.PLANNED],
+        counts[FileState.CANCELLED],
+    )
+
+
+def _counts(files: Sequence[_File]) -> tuple[int, int, int, int]:
+    tally = _tally(files)
+    return (tally.verified, tally.skipped, tally.unverified, tally.failed)
+
+
+def _weakest(files: Sequence[_File]) -> str | None:
+    there = (FileState.VERIFIED, FileState.SKIPPED, FileState.UNVERIFIED)
+    found = [f.strength for f in files if f.state in there and f.strength is not None]
+    return min(found).word if found else None
+
+
+def _code(error: CloudPushError | None) -> str | None:
+    return error.code.value if error else None

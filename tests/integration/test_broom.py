@@ -1,0 +1,246 @@
+"""The sweep's side of the store, on real Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+
+from builders import a_lease, retry, verified
+from cloudpush.audit.broom import Broom
+from cloudpush.audit.integrity import verify
+from cloudpush.errors import StoreError
+from cloudpush.push.states import State
+from cloudpush.push.sweep import Due
+from records import Record
+from servers import Database, Databases
+
+NEVER_LATE = 3600.0
+
+
+@pytest.fixture
+def database(databases: Databases) -> Iterator[Database]:
+    """A database of each test's own: the sweep looks at everything that there is."""
+    made = databases.migrated()
+    yield made
+    databases.drop(made)
+
+
+@pytest.fixture
+def record(database: Database) -> Iterator[Record]:
+    """A database with what the application does in it."""
+    made = Record(database)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def broom(record: Record) -> Iterator[Broom]:
+    """The sweeper's hands."""
+    made = Broom(record.app)
+    yield made
+    made.close()
+
+
+def due(broom: Broom, seconds: float = NEVER_LATE) -> tuple[list[UUID], list[tuple[UUID, int]]]:
+    found = broom.due(unannounced_for=seconds, limit=100)
+    return sorted(found.pushes), sorted(found.parts)
+
+
+# -- what is due ---------------------------------------------------------------------------------
+
+
+def test_nothing_is_due_while_all_goes_well(record: Record, broom: Broom) -> None:
+    """Announced a moment ago, running, or over."""
+    record.submitted()
+    record.running()
+    record.finished()
+    record.planned()
+
+    assert (due(broom), broom.release_expired(3)) == (([], []), [])
+
+
+def test_what_was_announced_in_vain_is_due(record: Record, broom: Broom) -> None:
+    """The broker lost its messages: pushes, and parts of planned ones."""
+    queued, planned = record.submitted(), record.planned(2)
+
+    assert due(broom, 0) == ([queued], [(planned.id, 1), (planned.id, 2)])
+
+
+def test_what_was_found_is_not_found_again_at_once(record: Record, broom: Broom) -> None:
+    """It counts as announced from then on."""
+    record.submitted()
+    broom.due(unannounced_for=0, limit=100)
+
+    assert due(broom, 60) == ([], [])
+
+
+def test_retries_are_due_in_their_time(record: Record, broom: Broom) -> None:
+    """Not while they wait; afterwards at once, although they were announced lately."""
+    lease = a_lease()
+    push = record.ledger.claim_push(record.submitted(), lease)
+    assert push is not None
+    record.ledger.end_push(push, lease, retry(3600))
+    before = due(broom)
+    with record.owner.begin() as c:
+        c.execute(sa.text("UPDATE push SET next_attempt_at = now()"))
+
+    assert (before, due(broom)) == (([], []), ([push.id], []))
+
+
+def test_parts_of_a_plan_that_is_not_complete_are_not_due(record: Record, broom: Broom) -> None:
+    """They may be gone in a moment."""
+    record.planned(2)
+    record.tamper("UPDATE push SET planned_at = NULL")
+
+    assert due(broom, 0) == ([], [])
+
+
+def test_as_many_are_found_as_were_asked_for(record: Record, broom: Broom) -> None:
+    """The rest is the next pass's."""
+    for _ in range(5):
+        record.submitted()
+
+    found = [
+        len(broom.due(unannounced_for=0.0, limit=3).pushes),
+        len(broom.due(unannounced_for=NEVER_LATE, limit=3).pushes),
+    ]
+
+    assert found == [3, 0]
+
+
+# -- leases that ran out ---------------------------------------------------------------------------
+
+
+def test_a_part_whose_worker_vanished_is_queued_again_with_a_strike(record: Record, broom: Broom) -> None:
+    """And due at once."""
+    push = record.running()
+    record.late(push.id)
+
+    ended = broom.release_expired(3)
+
+    row = record.history.parts(push.id)[0]
+    assert (ended, row["state"], row["strikes"], row["error_code"], due(broom)) == (
+        [],
+        "queued",
+        1,
+        "WORKER_LOST",
+        ([], [(push.id, 1)]),
+    )
+    assert record.history.events(push.id)[-1]["data"] == {"part": 1, "worker": "worker-1"}
+
+
+def test_a_push_whose_planner_vanished_is_queued_again_with_a_strike(record: Record, broom: Broom) -> None:
+    """Likewise."""
+    push_id = record.submitted()
+    record.ledger.claim_push(push_id, a_lease())
+    record.late(push_id)
+
+    ended = broom.release_expired(3)
+
+    row = record.history.push(push_id)
+    assert (ended, row["state"], row["strikes"], record.kinds(push_id)[-1]) == (
+        [],
+        "queued",
+        1,
+        "push.lease_expired",
+    )
+
+
+def test_planning_that_takes_its_workers_with_it_ends(record: Record, broom: Broom) -> None:
+    """Row and event say the same."""
+    push_id = record.submitted()
+    record.ledger.claim_push(push_id, a_lease())
+    record.late(push_id)
+
+    ended = broom.release_expired(1)
+
+    row = record.history.push(push_id)
+    assert (ended, row["error_code"], row["error_message"], verify(record.app, push_id).faults) == (
+        [(push_id, State.FAILED)],
+        "WORKER_LOST",
+        "Its worker vanished and it ran out of attempts.",
+        [],
+    )
+
+
+def test_a_cancelled_push_whose_planner_vanished_ends(record: Record, broom: Broom) -> None:
+    """Nobody has to claim it for that."""
+    push_id = record.submitted()
+    record.ledger.claim_push(push_id, a_lease())
+    record.desk.cancel(push_id, None, "operator")
+    record.late(push_id)
+
+    ended = broom.release_expired(3)
+
+    row = record.history.push(push_id)
+    assert (ended, row["error_code"], row["error_message"], verify(record.app, push_id).faults) == (
+        [(push_id, State.CANCELLED)],
+        "CANCELLED",
+        "The push was cancelled.",
+        [],
+    )
+
+
+def test_a_worker_whose_lease_was_released_cannot_go_on(record: Record, broom: Broom) -> None:
+    """Its token is gone although nobody has claimed the part yet."""
+    lease = a_lease()
+    push = record.ledger.claim_push(record.submitted(), lease)
+    assert push is not None
+    record.late(push.id)
+    broom.release_expired(3)
+
+    assert record.ledger.extend([lease.token], 30) == {}
+
+
+def test_the_next_worker_finishes_what_the_vanished_one_began(record: Record, broom: Broom) -> None:
+    """From the last committed step."""
+    push = record.running()
+    record.late(push.id)
+    broom.release_expired(3)
+    claimed = record.ledger.claim_part(push.id, 1, lease := a_lease())
+    assert claimed is not None
+    record.ledger.record_files(claimed[1], lease, verified([1, 2]))
+
+    state = record.ledger.end_part(*claimed, lease, retry(0, strike=False))
+
+    assert (state, claimed[1].strikes, claimed[1].attempt) == (State.RUNNING, 1, 2)
+
+
+# -- one sweeper at a time ---------------------------------------------------------------------------
+
+
+def test_one_sweeper_leads(record: Record, broom: Broom) -> None:
+    """The other stands by until the first is gone."""
+    standby = Broom(record.app)
+    first = [broom.lead(), standby.lead(), broom.lead()]
+    broom.close()
+
+    second = standby.lead()
+    standby.close()
+
+    assert (first, second) == ([True, False, True], True)
+
+
+def test_a_leader_that_lost_its_connection_does_not_know_better(record: Record, broom: Broom) -> None:
+    """Its lock went with the connection: it says so once, and asks anew."""
+    broom.lead()
+    with record.intruder.begin() as c:
+        c.execute(
+            sa.text(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted "
+                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+        )
+
+    with pytest.raises(StoreError):
+        broom.lead()
+
+    assert broom.lead()
+
+
+def test_what_a_pass_returns_is_a_value(broom: Broom) -> None:
+    """Of two sequences."""
+    assert broom.due(unannounced_for=0, limit=1) == Due([], [])

@@ -1,0 +1,231 @@
+"""Intake's side of the store, on real Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from builders import OWNER, a_destination, a_lease, a_request
+from cloudpush.audit.credentials import Credentials
+from cloudpush.audit.integrity import verify
+from cloudpush.errors import Code, InputError
+from cloudpush.push.custody import Reason
+from cloudpush.push.intake import CredentialCard
+from cloudpush.push.states import State
+from records import Record
+from servers import Database
+
+DIGEST, OTHER = bytes(32), bytes([1] * 32)
+
+
+@pytest.fixture(scope="module")
+def record(database: Database) -> Iterator[Record]:
+    """A database with what the application does in it."""
+    made = Record(database)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def card(record: Record) -> CredentialCard:
+    """A credential of Ada's."""
+    return record.credential()
+
+
+def test_a_request_is_stored_as_it_was_made(record: Record, card: CredentialCard) -> None:
+    """And its first event says the same."""
+    request = a_request(labels={"run": "7"}, include=("*.csv",), idempotency_key="k1")
+
+    push_id, created = record.desk.store(request, card, a_destination(), DIGEST)
+
+    row, first = record.history.push(push_id), record.history.events(push_id)[0]
+    kept = {k: row[k] for k in ("owner", "source", "uri", "bucket", "prefix", "include", "labels", "state")}
+    assert (created, kept) == (
+        True,
+        {
+            "owner": OWNER,
+            "source": "/data/run",
+            "uri": "s3://results/runs/7",
+            "bucket": "results",
+            "prefix": "runs/7",
+            "include": ["*.csv"],
+            "labels": {"run": "7"},
+            "state": "queued",
+        },
+    )
+    assert first["data"] == {
+        "owner": OWNER,
+        "source": "/data/run",
+        "destination": "s3://results/runs/7",
+        "profile": "seaweedfs",
+        "endpoint": "http://127.0.0.1:8333",
+        "credential": str(card.id),
+        "credential_kind": "access_key",
+        "min_strength": "checksum",
+        "overwrite": "if-different",
+        "include": ["*.csv"],
+        "exclude": [],
+        "labels": {"run": "7"},
+    }
+
+
+def test_the_newest_push_has_the_highest_id(record: Record, card: CredentialCard) -> None:
+    """Ids are ordered by time, which keeps neighbours together on disk."""
+    ids = [record.desk.store(a_request(), card, a_destination(), DIGEST)[0] for _ in range(20)]
+
+    assert (ids, len(set(ids))) == (sorted(ids), 20)
+
+
+def test_an_idempotency_key_stands_for_one_push(record: Record, card: CredentialCard) -> None:
+    """Asked again, the answer is the same and nothing new is stored."""
+    request = a_request(idempotency_key="again")
+    first = record.desk.store(request, card, a_destination(), DIGEST)
+
+    second = record.desk.store(request, card, a_destination(), DIGEST)
+
+    assert (first[1], second) == (True, (first[0], False))
+
+
+def test_an_idempotency_key_cannot_stand_for_another_request(record: Record, card: CredentialCard) -> None:
+    """The message names the key and the push that has it."""
+    request = a_request(idempotency_key="taken")
+    push_id, _ = record.desk.store(request, card, a_destination(), DIGEST)
+
+    with pytest.raises(InputError) as caught:
+        record.desk.store(request, card, a_destination(), OTHER)
+
+    assert (caught.value.code, caught.value.field, caught.value.message) == (
+        Code.IDEMPOTENCY_CONFLICT,
+        "idempotency_key",
+        f"idempotency key 'taken' already stands for another request, push {push_id}.",
+    )
+
+
+def test_idempotency_keys_are_the_owners_own(record: Record, card: CredentialCard) -> None:
+    """Two owners may choose the same word."""
+    other = record.credential("grace")
+    one = record.desk.store(a_request(idempotency_key="nightly"), card, a_destination(), DIGEST)
+
+    two = record.desk.store(a_request(owner="grace", idempotency_key="nightly"), other, a_destination(), OTHER)
+
+    assert (one[1], two[1], one[0] == two[0]) == (True, True, False)
+
+
+def test_submissions_without_a_key_are_all_different(record: Record, card: CredentialCard) -> None:
+    """Nothing is guessed to be a repetition."""
+    made = {record.desk.store(a_request(), card, a_destination(), DIGEST) for _ in range(3)}
+
+    assert len(made) == 3
+
+
+def test_a_key_that_eight_send_at_once_stands_for_one_push(record: Record, card: CredentialCard) -> None:
+    """A client that repeats what timed out."""
+    request = a_request(idempotency_key="rush")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: record.desk.store(request, card, a_destination(), DIGEST), range(8)))
+
+    assert (len({push_id for push_id, _ in answers}), [c for _, c in answers].count(True)) == (1, 1)
+
+
+# -- credentials ---------------------------------------------------------------------------------
+
+
+def test_a_credential_is_found_by_id_and_by_name(record: Record) -> None:
+    """By id it is anybody's: whose it is, intake decides."""
+    card = record.credential("grace", name="cluster key")
+
+    found = [
+        record.desk.credential(str(card.id), "ada"),
+        record.desk.credential("cluster key", "grace"),
+        record.desk.credential("cluster key", "ada"),
+        record.desk.credential(str(uuid4()), "grace"),
+    ]
+
+    assert found == [card, card, None, None]
+
+
+def test_a_name_means_the_credential_that_lives(record: Record) -> None:
+    """After one was purged, another may have its name; by id the purged one is still told."""
+    old = record.credential(name="rotating")
+    Credentials(record.app).start_purge(old.id, Reason.REQUESTED, OWNER)
+    new = record.credential(name="rotating")
+
+    by_name, by_id = record.desk.credential("rotating", OWNER), record.desk.credential(str(old.id), OWNER)
+
+    assert by_id is not None
+    assert (by_name, by_id.state) == (new, "purging")
+
+
+def test_a_card_says_when_the_credential_expires(record: Record) -> None:
+    """In aware time."""
+    expires = record.now() + timedelta(hours=1)
+    card = record.credential(expires_at=expires)
+
+    found = record.desk.credential(str(card.id), OWNER)
+
+    assert found is not None
+    assert found.expires_at == expires
+
+
+# -- cancelling ----------------------------------------------------------------------------------
+
+
+def test_an_unknown_push_cannot_be_cancelled(record: Record) -> None:
+    """The message names it."""
+    missing = UUID(int=1)
+
+    with pytest.raises(InputError) as caught:
+        record.desk.cancel(missing, OWNER, OWNER)
+
+    assert (caught.value.code, str(missing) in caught.value.message) == (Code.UNKNOWN_PUSH, True)
+
+
+def test_somebody_elses_push_cannot_be_cancelled(record: Record) -> None:
+    """Unless an operator asks."""
+    push_id = record.submitted()
+
+    with pytest.raises(InputError) as caught:
+        record.desk.cancel(push_id, "mallory", "mallory")
+    before = record.state(push_id)
+
+    assert (caught.value.code, before, record.desk.cancel(push_id, None, "operator")) == (
+        Code.NOT_OWNER,
+        State.QUEUED,
+        State.CANCELLED,
+    )
+
+
+def test_who_cancelled_is_recorded(record: Record) -> None:
+    """The operator's name, not the owner's."""
+    push_id = record.submitted()
+    record.desk.cancel(push_id, None, "operator")
+
+    events = record.history.events(push_id)
+
+    assert ([(e["kind"], e["actor"]) for e in events[1:]], verify(record.app, push_id).faults) == (
+        [("push.cancel_requested", "operator"), ("push.cancelled", "operator")],
+        [],
+    )
+
+
+def test_a_push_that_waits_for_consent_is_cancelled_at_once(record: Record) -> None:
+    """Nobody executes it."""
+    push_id = record.submitted()
+    record.tamper("UPDATE push SET state = 'awaiting_consent' WHERE id = :id", id=push_id)
+
+    assert record.desk.cancel(push_id, OWNER, OWNER) is State.CANCELLED
+
+
+def test_a_push_between_planning_and_its_parts_is_told(record: Record) -> None:
+    """Its parts are due at once, and the first worker that takes one ends it."""
+    push = record.planned()
+    state = record.desk.cancel(push.id, OWNER, OWNER)
+
+    claimed = record.ledger.claim_part(push.id, 1, a_lease())
+
+    assert claimed is not None
+    assert (state, claimed[0].cancelled) == (State.RUNNING, True)

@@ -1,0 +1,203 @@
+"""What the application's own role may not do, and what nobody may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from cloudpush.audit import integrity
+from cloudpush.audit.database import append_event
+from cloudpush.push.states import Event
+from records import Record
+from servers import Database
+
+
+@pytest.fixture(scope="module")
+def record(database: Database) -> Iterator[Record]:
+    """A database with what the application does in it."""
+    made = Record(database)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def app(record: Record) -> sa.Engine:
+    """The application's way to the database."""
+    return record.app
+
+
+@pytest.fixture(scope="module")
+def owner(record: Record) -> sa.Engine:
+    """The owner's."""
+    return record.owner
+
+
+@pytest.fixture(scope="module")
+def running(record: Record) -> UUID:
+    """A push whose plan is complete, in the middle of its only part."""
+    return record.running().id
+
+
+@pytest.fixture(scope="module")
+def finished(record: Record) -> UUID:
+    """A push that has succeeded."""
+    return record.finished()
+
+
+def refusal(engine: sa.Engine, statement: str, **values: object) -> str | None:
+    """The database's word of refusal, or None where it went through; nothing of it stays."""
+    with engine.connect() as c:
+        try:
+            c.execute(sa.text(statement), values)
+        except DBAPIError as e:
+            return str(e.orig).partition("\n")[0]
+        finally:
+            c.rollback()
+    return None
+
+
+FORBIDDEN = [
+    "UPDATE event SET actor = 'somebody else'",
+    "DELETE FROM event",
+    "TRUNCATE event",
+    "INSERT INTO event OVERRIDING SYSTEM VALUE SELECT * FROM event",
+    "UPDATE chain SET seq = 0",
+    "DELETE FROM chain",
+    "TRUNCATE chain",
+    "INSERT INTO chain (stream, seq, hash) VALUES (gen_random_uuid(), 0, '')",
+    "DELETE FROM push",
+    "TRUNCATE push CASCADE",
+    "TRUNCATE part",
+    "TRUNCATE file",
+    "DELETE FROM credential",
+    "ALTER TABLE event DISABLE TRIGGER append_only",
+    "ALTER TABLE event DISABLE TRIGGER ALL",
+    "ALTER TABLE push DISABLE TRIGGER transition",
+    "DROP TRIGGER append_only ON event",
+    "DROP TABLE event",
+    "SET session_replication_role = replica",
+    "CREATE TABLE mine (a int)",
+    "CREATE FUNCTION public.mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE OR REPLACE FUNCTION cloudpush_append_only() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE SCHEMA mine",
+    "SET ROLE cloudpush_owner",
+    "UPDATE alembic_version SET version_num = '0001'",
+]
+
+
+@pytest.mark.parametrize("statement", FORBIDDEN)
+def test_the_application_may_not(app: sa.Engine, finished: UUID, statement: str) -> None:
+    """Not a line of the record can be edited by whoever took the worker over."""
+    word = refusal(app, statement)
+
+    assert word is not None
+    assert any(w in word for w in ("permission denied", "must be owner", "is refused")), word
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["owner", "actor", "source", "uri", "bucket", "profile", "credential_kind", "min_strength", "overwrite"],
+)
+def test_the_application_may_not_rewrite_what_was_asked_for(app: sa.Engine, running: UUID, column: str) -> None:
+    """Only where a push stands changes."""
+    word = refusal(app, f"UPDATE push SET {column} = 'else' WHERE id = :id", id=running)
+
+    assert word == "permission denied for table push"
+
+
+@pytest.mark.parametrize("column", ["path", "key", "size", "mtime_ns"])
+def test_the_application_may_not_rewrite_what_was_planned(app: sa.Engine, running: UUID, column: str) -> None:
+    """Only what became of a file changes."""
+    word = refusal(app, f"UPDATE file SET {column} = NULL WHERE push_id = :id", id=running)
+
+    assert word == "permission denied for table file"
+
+
+@pytest.mark.parametrize("table", ["part", "file"])
+def test_a_complete_plan_is_kept(app: sa.Engine, owner: sa.Engine, running: UUID, table: str) -> None:
+    """By the application and by the owner."""
+    words = {refusal(e, f"DELETE FROM {table} WHERE push_id = :id", id=running) for e in (app, owner)}
+
+    assert words == {f"rows of a complete plan are kept: DELETE on {table} is refused"}
+
+
+def test_a_plan_cannot_be_made_incomplete_again(app: sa.Engine, running: UUID) -> None:
+    """Otherwise its rows could be deleted after all."""
+    word = refusal(app, "UPDATE push SET planned_at = NULL WHERE id = :id", id=running)
+
+    assert word == f"push {running} is over or its plan complete: this UPDATE is refused"
+
+
+@pytest.mark.parametrize(
+    "change", ["files_failed = 0", "error_code = 'X'", "uploaded_at = now()", "strength = 'reread'"]
+)
+def test_a_push_that_is_over_is_kept(app: sa.Engine, owner: sa.Engine, finished: UUID, change: str) -> None:
+    """By the application and by the owner."""
+    words = {refusal(e, f"UPDATE push SET {change} WHERE id = :id", id=finished) for e in (app, owner)}
+
+    assert words == {f"push {finished} is over or its plan complete: this UPDATE is refused"}
+
+
+@pytest.mark.parametrize("statement", ["UPDATE event SET actor = 'x'", "DELETE FROM event", "TRUNCATE event"])
+def test_not_even_the_owner_edits_events(owner: sa.Engine, finished: UUID, statement: str) -> None:
+    """Without taking the triggers away first, which is a deed of its own."""
+    word = refusal(owner, statement)
+
+    assert word == f"table event is append-only: {statement.split(maxsplit=1)[0]} is refused"
+
+
+def test_the_application_cannot_put_its_own_tables_in_the_way(app: sa.Engine) -> None:
+    """Temporary tables of the same names: the event goes into the real chain all the same."""
+    stream = uuid4()
+    with app.connect() as c:
+        c.execute(sa.text("CREATE TEMP TABLE chain (stream uuid PRIMARY KEY, seq integer, hash bytea)"))
+        c.execute(
+            sa.text(
+                "CREATE TEMP TABLE event (stream uuid, seq integer, at timestamptz, kind text, actor text, "
+                "credential_id uuid, data json, prev bytea, hash bytea)"
+            )
+        )
+        c.commit()
+        append_event(c, stream, Event.PUSH_CLAIMED, "worker-1")
+        c.commit()
+        told = c.execute(sa.text("SELECT count(*) FROM public.event WHERE stream = :s"), {"s": stream}).scalar_one()
+        c.execute(sa.text("DISCARD TEMP"))
+        c.commit()
+
+    assert told == 1
+
+
+SPY = """
+    CREATE FUNCTION pg_temp.spy() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN INSERT INTO pg_temp.ran_as VALUES (current_user); RETURN NEW; END'
+"""
+
+
+def test_the_application_cannot_borrow_the_owners_rights(app: sa.Engine) -> None:
+    """A trigger on a temporary table would run as whoever writes to it: nobody does."""
+    with app.connect() as c:
+        for statement in (
+            "CREATE TEMP TABLE ran_as (who name)",
+            "CREATE TEMP TABLE chain (stream uuid PRIMARY KEY, seq integer, hash bytea)",
+            SPY,
+            "CREATE TRIGGER spy BEFORE INSERT ON pg_temp.chain FOR EACH ROW EXECUTE FUNCTION pg_temp.spy()",
+            "GRANT ALL ON pg_temp.ran_as, pg_temp.chain TO PUBLIC",
+        ):
+            c.execute(sa.text(statement))
+        c.commit()
+        append_event(c, uuid4(), Event.PUSH_CLAIMED, "worker-1")
+        c.commit()
+        ran_as = c.execute(sa.text("SELECT who FROM pg_temp.ran_as")).all()
+        c.execute(sa.text("DISCARD TEMP"))
+        c.commit()
+
+    assert ran_as == []
+
+
+def test_what_the_application_did_in_these_tests_left_a_sound_record(app: sa.Engine, finished: UUID) -> None:
+    """Refused is refused: nothing of it stayed."""
+    assert integrity.verify(app).faults == []
