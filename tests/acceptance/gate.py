@@ -9,7 +9,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 #: A request may carry so much through a closed gate: heads, listings and aborts pass, the bodies of files do not.
@@ -18,6 +18,8 @@ BLOCK = 64 * 1024
 DEADLINE_SECONDS = 60.0
 #: How often a stuck transfer looks whether the other side has hung up.
 LOOK_SECONDS = 0.05
+#: The first byte of Linux's tcp_info. Any other state of a connection that was up means that it is ending.
+_ESTABLISHED = 1
 
 
 class Gate:
@@ -105,12 +107,12 @@ class _Road:
         self._since_answer = 0
 
     def start(self) -> None:
+        """Begin to forward."""
         for way in (self._up, self._down):
             threading.Thread(target=self._run, args=(way,), daemon=True).start()
 
-    def _run(self, way: object) -> None:
+    def _run(self, way: Callable[[], None]) -> None:
         with contextlib.suppress(OSError):
-            assert callable(way)
             way()
         for end in (self._client, self._server):
             with contextlib.suppress(OSError):
@@ -136,8 +138,4 @@ def _hung_up(client: socket.socket) -> bool:
         state = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
     except OSError:
         return True
-    return state not in (_ESTABLISHED,)
-
-
-#: The first byte of Linux's tcp_info; any other state of a connection that was up means that it is ending.
-_ESTABLISHED = 1
+    return bool(state != _ESTABLISHED)

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 import psutil
@@ -41,6 +42,9 @@ FAST = {
     "CLOUDPUSH_SWEEP_SECONDS": "0.2",
     "CLOUDPUSH_LOG_LEVEL": "debug",
 }
+
+#: What every canary that we make up ourselves has in it: one thing to look for.
+STEM = "Kq" + secrets.token_hex(8)
 
 #: Sessions that SeaweedFS hands out live for seconds, so that a test can outlive one.
 SESSION_SECONDS = 6
@@ -203,6 +207,11 @@ class Live:
         """The account that runs all this."""
         return psutil.Process().username()
 
+    @property
+    def broker_socket(self) -> str:
+        """Where Valkey listens."""
+        return unquote(urlsplit(self.settings.redis_url).path)
+
     # -- looking --------------------------------------------------------------------------
 
     def row(self, push_id: str) -> dict[str, Any]:
@@ -242,6 +251,7 @@ class Live:
         finally:
             supervisor.resume()
         until(lambda: self._serves_again(name, victim.pid), f"{name} is back")
+        self.services.database.dispose()  # connections from before it died are of no use
 
     @contextmanager
     def asleep(self, name: str) -> Iterator[None]:
@@ -290,7 +300,7 @@ def running() -> Iterator[Live]:
         for path in (sources, home):
             path.mkdir(mode=0o700)
         began = time.time()
-        canary = S3Identity("canary", f"AK{stem()}", f"{stem()}/+{secrets.token_urlsafe(16)}")
+        canary = S3Identity("canary", f"AK{STEM}{secrets.token_hex(4)}", marked())
         identities = [servers.ADMIN, servers.WRITER, servers.READER, canary]
         seaweedfs = closing.enter_context(servers.running(SeaweedFS(base / "cloud", identities, iam=IAM)))
         gate = Gate((HOST, int(seaweedfs.address.rpartition(":")[2])))
@@ -313,18 +323,12 @@ def running() -> Iterator[Live]:
         services = build(settings)
         closing.callback(services.close)
         cloud = servers.Cloud(seaweedfs)
-        yield Live(
-            base, data, sources, settings, Cli(environment | env_file), services, cloud, canary, gate, began
-        )
+        yield Live(base, data, sources, settings, Cli(environment | env_file), services, cloud, canary, gate, began)
 
 
-#: What every canary that we make up ourselves begins with: one thing to look for.
-_STEM = "Kq" + secrets.token_hex(8)
-
-
-def stem() -> str:
-    """The beginning of all canaries of this run, and something of its own."""
-    return _STEM + secrets.token_hex(6)
+def marked() -> str:
+    """A secret that is found by its stem, with signs in it that are written differently in URLs, JSON and XML."""
+    return f"{STEM}/+&<{secrets.token_urlsafe(16)}"
 
 
 def _end(data: Path, environment: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import socket
 import tempfile
 import threading
@@ -24,10 +25,10 @@ BLOCK = 4 * 1024**2
 
 
 def spellings(secret: str) -> frozenset[bytes]:
-    """``secret`` as it is, as a URL has it, in hexadecimal, in UTF-16, and as base64 has it wherever it begins."""
+    """``secret`` as it is, as a URL has it, in hexadecimal, and as base64 has it wherever it begins."""
     raw = secret.encode()
     found = {raw, quote(secret, safe="").encode(), quote(secret).encode(), quote_plus(secret).encode()}
-    found |= {raw.hex().encode(), raw.hex().upper().encode(), secret.encode("utf-16-le")}
+    found.add(raw.hex().encode())
     for before in range(3):
         # The first and last signs depend on the neighbours: they are left out.
         coded = base64.b64encode(b"\0" * before + raw).rstrip(b"=")[(0, 2, 3)[before] : -1]
@@ -64,15 +65,19 @@ def broker(url: str) -> Iterator[Thing]:
 
 
 def _value(client: redis.Redis, key: bytes) -> object:
-    read = {
-        b"string": client.get,
-        b"list": lambda name: client.lrange(name, 0, -1),
-        b"set": client.smembers,
-        b"hash": client.hgetall,
-        b"zset": lambda name: client.zrange(name, 0, -1),
-        b"stream": client.xrange,
-    }
-    return read[client.type(key)](key)  # an unknown type must not pass unseen
+    match client.type(key):
+        case b"string":
+            return client.get(key)
+        case b"list":
+            return client.lrange(key, 0, -1)
+        case b"set":
+            return client.smembers(key)
+        case b"hash":
+            return client.hgetall(key)
+        case b"zset":
+            return client.zrange(key, 0, -1)
+        case other:
+            raise AssertionError(f"{key!r} is a {other!r}, and nobody looks into those")
 
 
 class Traffic:
@@ -116,17 +121,11 @@ def traffic(path: str) -> Iterator[Traffic]:
 def files(*tops: Path, since: float = 0.0, but: Sequence[Path] = ()) -> Iterator[Thing]:
     """Every file below ``tops`` that was written at ``since`` (seconds since the epoch) or later, name and content."""
     for top in tops:
-        for directory, below, names in top.walk() if hasattr(top, "walk") else _walk(top):
-            below[:] = [name for name in below if directory / name not in but]
-            for path in (directory / name for name in names):
-                yield from _file(path, since)
-
-
-def _walk(top: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    import os
-
-    for directory, below, names in os.walk(top):
-        yield Path(directory), below, names
+        for directory, below, names in os.walk(top):
+            here = Path(directory)
+            below[:] = [name for name in below if here / name not in but]
+            for name in names:
+                yield from _file(here / name, since)
 
 
 def _file(path: Path, since: float) -> Iterator[Thing]:

@@ -18,6 +18,7 @@ from urllib.request import urlopen
 import boto3
 import pytest
 import redis
+from botocore.exceptions import ClientError
 
 import servers
 from acceptance.live import ROLE_ARN, Cli, Live, closed_port, until
@@ -200,8 +201,9 @@ def expired_session(live: Live) -> str:
         aws_session_token=session["SessionToken"],
         region_name=servers.REGION,
     )
-    s3.head_bucket(Bucket=live.cloud.make_bucket())
-    until(lambda: not _may_list(s3, live.cloud.make_bucket()), "the session has expired")
+    bucket = live.cloud.make_bucket()
+    assert _may_list(s3, bucket), "the session was never valid"
+    until(lambda: not _may_list(s3, bucket), "the session has expired")
     identity = S3Identity("session", session["AccessKeyId"], session["SecretAccessKey"])
     return live.credential(identity, token=session["SessionToken"])
 
@@ -209,7 +211,7 @@ def expired_session(live: Live) -> str:
 def _may_list(s3: Any, bucket: str) -> bool:
     try:
         s3.list_objects_v2(Bucket=bucket)
-    except s3.exceptions.ClientError:
+    except ClientError:
         return False
     return True
 
@@ -287,14 +289,14 @@ def test_source_that_changes_while_it_is_pushed_is_no_success(
 def poor_worker(live: Live) -> Iterator[tuple[dict[str, str], int]]:
     """A worker that cannot write its logs and may not read everything: the variables that lead to it, and its pid.
 
-    Its queue is its own, and the sweeper sleeps: no other worker hears of what is announced there.
+    Its queue is its own: while the sweeper sleeps no other worker hears of what is announced there.
     """
     broker = live.settings.redis_url.replace("db=0", "db=1")
     environment = {"CLOUDPUSH_REDIS_URL": broker}
     if os.geteuid() == 0:
         # Root without its powers may not open a socket that another account owns. The directory stays private.
         next(Path(live.settings.runtime_dir or "").parent.glob(".s.PGSQL.*[0-9]")).chmod(0o777)
-    with live.asleep("sweeper"), Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w") as full:
         process = subprocess.Popen(
             live.cli.command("worker"),
             env=live.cli.environment | environment,
@@ -326,7 +328,8 @@ def test_full_disk_for_logs_stops_no_push(
     environment, pid = poor_worker
     source = live.source("quiet", {"file": b"quiet"})
 
-    run = live.cli("push", source, f"s3://{bucket}", "--credential", good, "--wait", "--json", **environment)
+    with live.asleep("sweeper"):
+        run = live.cli("push", source, f"s3://{bucket}", "--credential", good, "--wait", "--json", **environment)
 
     assert (run.code, run.json["worker"].endswith(f":{pid}"), live.cloud.keys(bucket)) == (
         Exit.SUCCEEDED,
@@ -343,7 +346,8 @@ def test_file_that_the_worker_may_not_read_fails_the_push(
     source = live.source("closed", {"closed.txt": b"closed", "open.txt": b"open"})
     (source / "closed.txt").chmod(0)
 
-    run = live.cli("push", source, f"s3://{bucket}", "--credential", good, "--wait", "--json", **environment)
+    with live.asleep("sweeper"):
+        run = live.cli("push", source, f"s3://{bucket}", "--credential", good, "--wait", "--json", **environment)
 
     told = {path: (f["state"], f["error_code"]) for path, f in live.files(run.json["id"]).items()}
     assert (run.code, told, live.cloud.keys(bucket)) == (

@@ -43,7 +43,12 @@ def test_cancel_between_files_keeps_what_was_verified(live: Live, bucket: str, g
         ended = live.cli("wait", push_id, "--json")
 
     states = {path: f["state"] for path, f in live.files(push_id).items()}
-    assert (ended.code, ended.json["error_code"], states["big.bin"], states["small.txt"] in {"verified", "cancelled"}) == (
+    assert (
+        ended.code,
+        ended.json["error_code"],
+        states["big.bin"],
+        states["small.txt"] in {"verified", "cancelled"},
+    ) == (
         Exit.CANCELLED,
         "CANCELLED",
         "cancelled",

@@ -15,10 +15,8 @@ pytestmark = pytest.mark.xdist_group("chaos")
 
 @pytest.fixture(scope="module")
 def lions() -> Iterator[Arena]:
-    """A stack of its own. The seed is told where a test fails, and repeats the moments of the kills."""
-    seed = secrets.randbelow(2**31)
-    print(f"seed {seed}")
-    with servers.scratch() as base, arena(base, seed=seed) as running:
+    """A stack of its own, and moments of chance."""
+    with servers.scratch() as base, arena(base, seed=secrets.randbelow(2**31)) as running:
         yield running
 
 

@@ -289,7 +289,9 @@ def test_plain_lines_where_there_is_no_terminal(live: Live, bucket: str, gated: 
 
     lines = run.err.splitlines()
     assert (run.code, re.findall(r"[^\n -~]", run.err)) == (Exit.SUCCEEDED, [])
-    assert all(re.fullmatch(r"(queued|running|succeeded): [\d.]+ [KMG]?i?B of [\d.]+ [KMG]?i?B(, .*/s)?", x) for x in lines)
+    assert all(
+        re.fullmatch(r"(queued|running|succeeded): [\d.]+ [KMG]?i?B of [\d.]+ [KMG]?i?B(, .*/s)?", x) for x in lines
+    )
     assert (lines[-1], run.out.splitlines()) == (
         "succeeded: 96.0 MiB of 96.0 MiB",
         [

@@ -231,7 +231,7 @@ def _is(process: psutil.Process, target: str) -> bool:
         case "rclone":
             return name == "rclone" and "rcd" in words
         case "valkey":
-            return name.startswith("valkey-server")
+            return process.name().startswith("valkey")
         case "postgres":
             return name == "postgres" and "-D" in words
         case _:

@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,21 +49,21 @@ NAMES = [
     "e\u0301",  # the same letter, another normal form
     "日本",
     "🎉",
-    "％",
-    "．",
-    "．．",
-    "dir1/．/x",
-    "dir2/．．/x",
-    "／",
-    "a／b",
-    "‛",
-    "‛．",
-    "‛／",
-    "‛‛",
+    "\uff05",
+    "\uff0e",
+    "\uff0e\uff0e",
+    "dir1/\uff0e/x",
+    "dir2/\uff0e\uff0e/x",
+    "\uff0f",
+    "a\uff0fb",
+    "\u201b",
+    "\u201b\uff0e",
+    "\u201b\uff0f",
+    "\u201b\u201b",
     "␀",
     "␊",
     "␡",
-    "‛␊",
+    "\u201b␊",
     "{}",
     "{a,b}",
     "{{.}}",
@@ -198,7 +198,7 @@ def test_names_arrive_byte_for_byte(world: World, way: str) -> None:
 
 def test_a_prefix_arrives_byte_for_byte(world: World) -> None:
     """The part of the key before the path is subject to the same care."""
-    prefix = " ‛２．／\x07/．/{}"
+    prefix = " \u201b\uff12\uff0e\uff0f\x07/\uff0e/{}"
     files = [world.file(f"f{n}", b"x", n) for n in range(101)]
     files = [PlannedFile(f.seq, f.path, f"{prefix}/{f.path}", f.size, f.mtime_ns) for f in files]
 
@@ -211,7 +211,7 @@ def test_a_prefix_arrives_byte_for_byte(world: World) -> None:
 
 def test_a_source_root_with_an_odd_name_is_found(world: World) -> None:
     """The directory that is pushed may have any name too."""
-    world.root = world.root / "a:b ‛．\n{x}" / "．"
+    world.root = world.root / "a:b \u201b\uff0e\n{x}" / "\uff0e"
     file = world.file("f")
 
     with world.session() as session:
@@ -220,29 +220,45 @@ def test_a_source_root_with_an_odd_name_is_found(world: World) -> None:
     assert (failures, set(world.cloud.keys(world.bucket))) == ({}, {"p/f"})
 
 
-def test_a_backslash_is_sent_as_it_is(world: World) -> None:
-    """A backslash reaches the server's door unchanged; SeaweedFS itself makes it a slash, so another listens here."""
+@contextmanager
+def a_server(answers: Mapping[str, tuple[int, str]] | None = None) -> Iterator[tuple[Destination, list[str]]]:
+    """A destination whose server takes everything but the keys in ``answers``, and the keys that it was sent."""
     seen: list[str] = []
 
     class Listener(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_PUT(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            seen.append(unquote(self.path.partition("?")[0]))
-            self.send_response(200)
-            self.send_header("ETag", f'"{hashlib.md5(b"x").hexdigest()}"')
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            key = unquote(self.path.partition("?")[0]).removeprefix("/bucket/")
+            seen.append(key)
+            status, code = (answers or {}).get(key, (200, ""))
+            body = f"<Error><Code>{code}</Code><Message>{code} it is</Message></Error>".encode() if code else b""
+            self.send_response(status)
+            self.send_header("ETag", f'"{hashlib.md5(data).hexdigest()}"')
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
         profile = Profile("other", "other", f"http://127.0.0.1:{server.server_port}", trusted=True)
-        with world.session(destination=Destination("s3", "bucket", "p", profile)) as session:
-            failures = session.send(world.root, [world.file("back\\slash")], GoOn())
-        server.shutdown()
+        try:
+            yield Destination("s3", "bucket", "p", profile), seen
+        finally:
+            server.shutdown()
 
-    assert (failures, seen) == ({}, ["/bucket/p/back\\slash"])
+
+def test_a_backslash_is_sent_as_it_is(world: World) -> None:
+    """A backslash reaches the server's door unchanged; SeaweedFS itself makes it a slash, so another listens here."""
+    with a_server() as (destination, seen), world.session(destination=destination) as session:
+        failures = session.send(world.root, [world.file("back\\slash")], GoOn())
+
+    assert (failures, seen) == ({}, ["p/back\\slash"])
 
 
 def test_a_symlink_sends_what_it_leads_to(world: World) -> None:
@@ -345,14 +361,28 @@ def test_an_engine_that_dies_idle_is_not_noticed_by_the_next_session(world: Worl
 def test_a_list_with_one_bad_file_tells_which(world: World) -> None:
     """Where the list fails, each file is tried for itself; the error names the right one."""
     files = [world.file(f"f{n}", b"x", n) for n in range(120)]
-    (world.root / "f7").unlink()
-    (world.root / "f7").symlink_to("f7")  # leads to itself: an error to rclone, not an absent file
+    refused = {"p/f7": (403, "AccessDenied")}
 
-    with world.session() as session:
+    with a_server(refused) as (destination, seen), world.session(destination=destination) as session:
         failures = session.send(world.root, files, GoOn())
 
-    assert {seq: e.code for seq, e in failures.items()} == {7: Code.SOURCE_CHANGED}
-    assert set(world.cloud.keys(world.bucket)) == {f.key for f in files if f.seq != 7}
+    assert {seq: e.code for seq, e in failures.items()} == {7: Code.ACCESS_DENIED}
+    assert set(seen) == {f.key for f in files}
+
+
+def test_what_fails_for_every_file_ends_a_list(world: World) -> None:
+    """When the first files were turned away for a passing reason and none was accepted, the others are not tried."""
+    files = [world.file(f"f{n}", b"x", n) for n in range(1000)]
+    busy = {f.key: (503, "SlowDown") for f in files}
+
+    with (
+        a_server(busy) as (destination, seen),
+        world.session(destination=destination) as session,
+        pytest.raises(DestinationError) as raised,
+    ):
+        session.send(world.root, files, GoOn())
+
+    assert (raised.value.code, len(set(seen)) < 1000) == (Code.THROTTLED, True)
 
 
 def test_a_listed_file_that_became_a_directory_is_told(world: World) -> None:

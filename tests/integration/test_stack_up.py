@@ -9,8 +9,10 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ import servers
 from cloudpush.errors import StackError
 from cloudpush.settings import ENV_FILE, Settings, read_settings
 from cloudpush.stack import binaries
+from cloudpush.stack import openbao as openbao_module
 from cloudpush.stack.datadir import DataDir
-from cloudpush.stack.openbao import SETUP
+from cloudpush.stack.openbao import SETUP, OpenBao
+from cloudpush.stack.ports import free_ports
 from cloudpush.stack.up import run_down
 from stack_process import PATIENCE_SECONDS, Up, command, gone
 
@@ -314,6 +318,32 @@ def test_the_setup_role_cannot_read_a_credential_nor_widen_itself(openbao: Any) 
     ):
         with pytest.raises(hvac.exceptions.Forbidden):
             client.adapter.request(method, f"/v1/{path}", json={} if method == "POST" else None)
+
+
+def test_a_stranger_on_its_port_is_not_taken_for_openbao_nor_shown_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port was free when we looked; the stranger even says that it is healthy."""
+    asked: list[str] = []
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815 - the library's name
+
+    with servers.scratch() as base, HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        thread = threading.Thread(target=stranger.serve_forever)
+        thread.start()
+        monkeypatch.setattr(openbao_module, "is_free", lambda _port: True)
+        server = OpenBao(base / "openbao", base / "log", ports=(stranger.server_port, free_ports(1)[0]))
+        server.start()
+        with pytest.raises(StackError, match=r"openbao ended with status 1(.|\n)*address already in use"):
+            server.ready()
+        stranger.shutdown()
+        thread.join()
+    assert asked == []
 
 
 def test_only_the_account_that_runs_it_can_connect_to_postgres(up: Up) -> None:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
 
 from cloudpush.errors import StackError
 from cloudpush.stack.datadir import RUN_BYTES, DataDir, Holder
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory whose name leaves room for a socket's."""
+    with TemporaryDirectory(prefix="cp-") as path:
+        yield Path(path)
 
 
 def test_a_second_claim_says_who_holds_it_since_when_and_how_to_stop_it(tmp_path: Path) -> None:
@@ -76,11 +85,11 @@ def test_another_process_with_the_same_id_is_not_the_holder() -> None:
 
 @pytest.mark.parametrize("name", ["x" * RUN_BYTES, "a,b"])
 def test_sockets_move_to_a_private_directory_when_the_path_cannot_hold_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    short: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A socket's path has 107 bytes at most, and a comma separates hosts in a Postgres URL."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    data = DataDir(tmp_path / name)
+    data = DataDir(short / name)
     data.claim()
     path = data.run_dir()
     data.remember({"run_dir": str(path)})
@@ -90,12 +99,11 @@ def test_sockets_move_to_a_private_directory_when_the_path_cannot_hold_them(
     data.release()
 
 
-def test_a_short_path_keeps_its_sockets_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_path_keeps_its_sockets_itself(short: Path) -> None:
     """The usual case: everything in one place."""
-    monkeypatch.setattr("cloudpush.stack.datadir.RUN_BYTES", 200)
-    data = DataDir(tmp_path / "data")
+    data = DataDir(short / "data")
     data.claim()
-    assert data.run_dir() == tmp_path / "data" / "run"
+    assert data.run_dir() == short / "data" / "run"
     data.release()
 
 

@@ -49,6 +49,26 @@ def test_taken_ports_are_replaced_and_that_is_said(tmp_path: Path) -> None:
     assert taken not in bao.ports
 
 
+def test_ports_that_are_lost_before_it_serves_are_replaced_and_afterwards_kept(tmp_path: Path) -> None:
+    """Somebody else may be quicker; but clients of a server that crashed look for it where it was."""
+    bao = OpenBao(tmp_path, tmp_path / "log")
+    bao.choose_ports()
+    first = bao.ports
+    assert first is not None
+    with socket.socket() as quicker:
+        quicker.bind(("127.0.0.1", first[0]))
+        quicker.listen()
+        bao.choose_ports()
+    second = bao.ports
+    assert second is not None
+    bao._served = True
+    with socket.socket() as too_late:
+        too_late.bind(("127.0.0.1", second[0]))
+        too_late.listen()
+        bao.choose_ports()
+    assert (first[0] in second, bao.ports) == (False, second)
+
+
 def test_free_ports_are_different_and_free() -> None:
     """All at the same moment."""
     found = free_ports(20)

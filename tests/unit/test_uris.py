@@ -74,13 +74,21 @@ def test_uris_that_are_refused(uri: str, words: str) -> None:
     assert (caught.value.code, caught.value.field) == (Code.BAD_URI, "destination")
 
 
-@pytest.mark.parametrize(("uri", "profile"), [("s3://data", "nope"), ("r2://data", "minio"), ("lab_9://data", "lab_1")])
+@pytest.mark.parametrize(("uri", "profile"), [("s3://data", "nope"), ("r2://data", "minio")])
 def test_profiles_that_do_not_fit(uri: str, profile: str) -> None:
     """A profile that does not exist, or contradicts the scheme, is named."""
     with pytest.raises(InputError) as caught:
         parse_destination(uri, PROFILES, profile)
 
     assert (caught.value.code, caught.value.field) == (Code.BAD_INPUT, "profile")
+
+
+def test_unknown_scheme_is_told_before_any_profile() -> None:
+    """The profile may be the credential's: its user has never heard of it."""
+    with pytest.raises(InputError) as caught:
+        parse_destination("gs://data", PROFILES, "lab_1")
+
+    assert (caught.value.code, caught.value.field) == (Code.BAD_URI, "destination")
 
 
 def test_a_uri_survives_the_round_trip() -> None:

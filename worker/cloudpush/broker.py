@@ -8,6 +8,7 @@ lost is sent again by the sweep. Redelivery after ``visibility_timeout`` therefo
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -60,6 +61,9 @@ def make_celery(redis_url: str) -> Celery:
         # A submission must not hang on a broker that is away: the sweep announces.
         task_publish_retry=False,
         broker_transport_options={
+            # Nor on the pauses between attempts to connect: one attempt has to do.
+            "max_retries": 0,
+            "interval_start": 0,
             "socket_connect_timeout": CONNECT_SECONDS,
             "socket_keepalive": True,
             "health_check_interval": 25,
@@ -142,13 +146,19 @@ class Announcer:
         with _translated():
             pubsub = self._redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             pubsub.subscribe(channel(push_id))
+            pubsub.get_message(timeout=CONNECT_SECONDS)  # the server's confirmation: from here on nothing is missed
 
         def next_message(seconds: float) -> dict[str, Any] | None:
+            until = time.monotonic() + seconds
             try:
-                message = pubsub.get_message(timeout=seconds)
+                while (left := until - time.monotonic()) > 0:
+                    message = pubsub.get_message(timeout=left)
+                    if message:
+                        return dict(json.loads(message["data"]))
             except (redis.RedisError, OSError):
-                return None
-            return json.loads(message["data"]) if message else None
+                # Whoever waits asks again at once: without a pause that would be a busy loop.
+                time.sleep(max(0.0, until - time.monotonic()))
+            return None
 
         try:
             yield next_message

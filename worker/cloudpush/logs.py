@@ -68,6 +68,7 @@ def _spellings(secret: str) -> Iterator[str]:
     yield json.dumps(secret)[1:-1]
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield escape(secret)
+    yield escape(secret, quote=False)
 
 
 def traceback_of(error: BaseException) -> str:

@@ -142,8 +142,9 @@ def read_settings(env: Mapping[str, str] | None = None, **overrides: Any) -> Set
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see config/cloudpush.env.example"
+            names = [k.removeprefix(PREFIX) for k in known]
+            near = difflib.get_close_matches(key.removeprefix(PREFIX), names, n=1)
+            hint = f"did you mean {PREFIX}{near[0]}?" if near else "see config/cloudpush.env.example"
             raise SettingsError(Code.SETTINGS_INVALID, f"{key} is not a setting: {hint}", field=key)
     try:
         return Settings.model_validate({known[k]: v for k, v in values.items()} | overrides)

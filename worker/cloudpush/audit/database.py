@@ -26,8 +26,11 @@ def database_url(text: str, *, key: str = "CLOUDPUSH_DATABASE_URL") -> URL:
     """``postgresql://…`` as SQLAlchemy wants it, with our driver. Raises SettingsError."""
     try:
         url = make_url(text)
-    except SQLAlchemyError as e:
-        raise SettingsError(Code.SETTINGS_INVALID, f"{key} is not a database URL", field=key) from e
+    except (SQLAlchemyError, ValueError):
+        # Without its cause, which may quote a piece of the password.
+        raise SettingsError(
+            Code.SETTINGS_INVALID, f"{key} is not a database URL: write postgresql://USER@HOST:PORT/DATABASE", field=key
+        ) from None
     if url.get_backend_name() not in ("postgresql", "postgres"):
         raise SettingsError(
             Code.SETTINGS_INVALID, f"{key} must start with postgresql:// (found {url.drivername}://)", field=key
@@ -56,6 +59,13 @@ def make_engine(url: str, *, pool_size: int = 8) -> sa.Engine:
 def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One transaction: committed at the end, rolled back on any error. Raises StoreError."""
     with translated(), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def statement(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """For a single statement that is its own transaction: no round trips to begin and to commit. Raises StoreError."""
+    with translated(), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         yield connection
 
 
@@ -125,11 +135,14 @@ def append_events(
             "actor": actor,
             "kinds": [str(kind) for kind, _, _ in events],
             "credentials": [credential for _, credential, _ in events],
-            "data": [
-                storable(json.dumps(data, ensure_ascii=False, sort_keys=True, default=str)) for _, _, data in events
-            ],
+            "data": [event_text(data) for _, _, data in events],
         },
     )
+
+
+def event_text(data: Mapping[str, Any]) -> str:
+    """An event's data as the JSON text that is stored and hashed."""
+    return storable(json.dumps(data, ensure_ascii=False, sort_keys=True, default=str))
 
 
 def storable(text: str) -> str:

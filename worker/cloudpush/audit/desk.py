@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from uuid6 import uuid7
 
-from cloudpush.audit.database import append_event, append_events, transaction
+from cloudpush.audit.database import append_events, event_text, statement, transaction
 from cloudpush.audit.tables import credential, push
 from cloudpush.errors import Code, InputError
 from cloudpush.push.intake import CredentialCard
@@ -41,7 +41,7 @@ class Desk:
             columns.profile,
             columns.endpoint,
         ).where(which)
-        with transaction(self._engine) as c:
+        with statement(self._engine) as c:
             row = c.execute(query).one_or_none()
         return CredentialCard(*row) if row else None
 
@@ -50,26 +50,25 @@ class Desk:
     ) -> tuple[UUID, bool]:
         # Time-ordered ids keep the newest pushes together on disk. They are no secret.
         push_id = UUID(int=uuid7().int)
-        with transaction(self._engine) as c:
-            stored = c.execute(INSERT, _row(push_id, request, card, destination, digest)).one_or_none()
-            if stored is None:
-                return _known(c, request, digest), False
-            data = {
-                "owner": request.owner,
-                "source": request.source,
-                "destination": destination.uri,
-                "profile": destination.profile.name,
-                "endpoint": destination.profile.endpoint or card.endpoint,
-                "credential": card.id,
-                "credential_kind": card.kind,
-                "min_strength": request.min_strength.word,
-                "overwrite": request.overwrite,
-                "include": request.include,
-                "exclude": request.exclude,
-                "labels": request.labels,
-            }
-            append_event(c, push_id, Event.PUSH_QUEUED, request.actor, data)
-        return push_id, True
+        data = {
+            "owner": request.owner,
+            "source": request.source,
+            "destination": destination.uri,
+            "profile": destination.profile.name,
+            "endpoint": destination.profile.endpoint or card.endpoint,
+            "credential": card.id,
+            "credential_kind": card.kind,
+            "min_strength": request.min_strength.word,
+            "overwrite": request.overwrite,
+            "include": request.include,
+            "exclude": request.exclude,
+            "labels": request.labels,
+        }
+        row = {**_row(push_id, request, card, destination, digest), "told": event_text(data)}
+        with statement(self._engine) as c:
+            if c.execute(INSERT, row).one_or_none() is not None:
+                return push_id, True
+            return _known(c, request, digest), False
 
     def cancel(self, push_id: UUID, owner: str | None, actor: str) -> State:
         with transaction(self._engine) as c:
@@ -147,14 +146,17 @@ def _as_uuid(text: str) -> UUID | None:
         return None
 
 
+# The row and its first event in one statement, which is its own transaction.
 INSERT = sa.text("""
+    WITH stored AS (
     INSERT INTO push (id, owner, actor, idempotency_key, request_sha256, source, uri, bucket, prefix, profile,
         credential_id, credential_kind, min_strength, overwrite, include, exclude, labels, state, announced_at)
     VALUES (:id, :owner, :actor, :idempotency_key, :request_sha256, :source, :uri, :bucket, :prefix, :profile,
         :credential_id, :credential_kind, :min_strength, :overwrite, :include, :exclude, CAST(:labels AS jsonb),
         'queued', clock_timestamp())
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id
+    RETURNING id, actor)
+    SELECT cloudpush_append(id, actor, ARRAY['push.queued'], ARRAY[NULL::uuid], ARRAY[CAST(:told AS text)]) FROM stored
 """)
 
 REQUEST_CANCEL = sa.text("UPDATE push SET cancel_requested_at = clock_timestamp() WHERE id = :id")

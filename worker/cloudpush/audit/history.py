@@ -10,7 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from cloudpush.audit.database import transaction
+from cloudpush.audit.database import statement, transaction
 from cloudpush.audit.tables import event, file, part, push
 from cloudpush.errors import Code, InputError
 from cloudpush.push.states import FileState, State
@@ -56,7 +56,7 @@ class History:
 
     def push(self, push_id: UUID, owner: str | None = None) -> Row:
         """One push, with what its running parts have sent. Raises InputError UNKNOWN_PUSH, NOT_OWNER."""
-        with transaction(self._engine) as c:
+        with statement(self._engine) as c:
             row = c.execute(sa.select(push).where(push.c.id == push_id)).mappings().one_or_none()
             if row is None:
                 raise InputError(Code.UNKNOWN_PUSH, f"push {push_id} is not known.", field="push")

@@ -13,9 +13,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from cloudpush.audit.database import append_events, storable, transaction
+from cloudpush.audit.database import append_events, statement, storable, transaction
 from cloudpush.audit.statements import (
-    ADD_PART,
     CLAIM_PART,
     CLAIM_PUSH,
     CLOSE_FILES,
@@ -31,6 +30,7 @@ from cloudpush.audit.statements import (
     FINISH_PLAN,
     HOLD_PART,
     HOLD_PUSH,
+    INSERT_PAGE,
     INSERT_PART,
     NOTE_PROGRESS,
     OPEN_FILES,
@@ -59,6 +59,9 @@ from cloudpush.push.states import ENDINGS, Event, FileState, Overwrite, State, S
 #: Failed files that get an event of their own, with the provider's words, per transaction; all have their row.
 TOLD_FAILURES = 20
 
+#: Up to so many rows go by one INSERT; beyond, COPY is quicker.
+FEW_ROWS = 50
+
 EventRow = tuple[str, UUID | None, Mapping[str, Any]]
 
 
@@ -75,14 +78,14 @@ class Ledger:
     # -- claiming ----------------------------------------------------------------------------
 
     def claim_push(self, push_id: UUID, lease: Lease) -> Push | None:
-        with transaction(self._engine) as c:
+        with statement(self._engine) as c:
             row = c.execute(CLAIM_PUSH, {"id": push_id, **_params(lease)}).mappings().one_or_none()
-            if row is None:
-                return None
-            if row["attempt"] > 1:
+        if row is None:
+            return None
+        if row["attempt"] > 1:
+            with transaction(self._engine) as c:
                 c.execute(DROP_PLAN_FILES, {"id": push_id})
                 c.execute(DROP_PLAN_PARTS, {"id": push_id})
-            append_events(c, push_id, lease.worker, [(Event.PUSH_CLAIMED, None, {"attempt": row["attempt"]})])
         try:
             return self._push(row)
         except InputError as e:
@@ -153,10 +156,13 @@ class Ledger:
     def finish_plan_with(self, push: Push, lease: Lease, page: Page) -> None:
         part = page.part
         with transaction(self._engine) as c:
-            _usable(c, push)
-            _finish_plan(c, push, lease, parts=1, files=part.files, bytes_=part.bytes)
-            _copy_files(c, page)
-            c.execute(INSERT_PART, {**_part_params(part), "state": State.RUNNING, "attempt": 1, **_params(lease)})
+            _check_usable(_finish_plan(c, push, lease, parts=1, files=part.files, bytes_=part.bytes), push)
+            mine = {**_part_params(part), "state": State.RUNNING, "attempt": 1, **_params(lease)}
+            if len(page.rows) <= FEW_ROWS:
+                c.execute(INSERT_PAGE, {**mine, **_rows(page)})
+            else:
+                _copy_files(c, page)
+                c.execute(INSERT_PART, mine)
             events = [_planned(1, part.files, part.bytes), *_refusals(page), _used(push, part, lease)]
             append_events(c, push.id, lease.worker, events)
 
@@ -170,7 +176,7 @@ class Ledger:
     def record_credential_use(self, push: Push, part: Part, lease: Lease) -> None:
         with transaction(self._engine) as c:
             _hold_part(c, part, lease)
-            _usable(c, push)
+            _check_usable(c.execute(USABLE, {"id": push.id}).one(), push)
             append_events(c, push.id, lease.worker, [_used(push, part, lease)])
 
     def record_files(self, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
@@ -200,25 +206,23 @@ class Ledger:
                 c.execute(CLOSE_FILES, {**_span(part), "state": word, **error})
             counts = c.execute(COUNT_FILES, _span(part)).mappings().one()
             tally = _tally(counts)
-            ended = c.execute(
-                END_PART,
-                {
-                    **_key(part),
-                    "token": lease.token,
-                    "state": tally.state,
-                    "code": counts["code"] or error["code"],
-                    "message": counts["message"] or error["message"],
-                },
-            ).one_or_none()
-            if ended is None:
-                raise LeaseLost(f"part {part.number} of push {part.push_id}")
             row = (
                 c.execute(
-                    ADD_PART, {"id": part.push_id, **counts, "code": ended.error_code, "message": ended.error_message}
+                    END_PART,
+                    {
+                        **_key(part),
+                        **counts,
+                        "token": lease.token,
+                        "state": tally.state,
+                        "code": counts["code"] or error["code"],
+                        "message": counts["message"] or error["message"],
+                    },
                 )
                 .mappings()
-                .one()
+                .one_or_none()
             )
+            if row is None:
+                raise LeaseLost(f"part {part.number} of push {part.push_id}")
             events: list[EventRow] = [(Event.PART_FINISHED, None, _part_finished(part, tally, counts))]
             state = State(row["state"])
             if row["parts_done"] == row["parts_total"]:
@@ -279,29 +283,31 @@ def _hold_part(c: sa.Connection, part: Part, lease: Lease) -> None:
 
 
 def _record_files(c: sa.Connection, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
-    _hold_part(c, part, lease)
-    c.execute(RECORD_FILES, {"id": part.push_id, **_columns(results)})
+    if c.execute(RECORD_FILES, {**_key(part), "token": lease.token, **_columns(results)}).rowcount == 0:
+        # The lease is gone, or all of it is known already.
+        _hold_part(c, part, lease)
     events = [_file_failed(part, r) for r in results if r.error is not None][:TOLD_FAILURES]
     if events:
         append_events(c, part.push_id, lease.worker, events)
 
 
-def _finish_plan(c: sa.Connection, push: Push, lease: Lease, *, parts: int, files: int, bytes_: int) -> None:
-    done = c.execute(
+def _finish_plan(c: sa.Connection, push: Push, lease: Lease, *, parts: int, files: int, bytes_: int) -> sa.Row[Any]:
+    """Returns what ``_check_usable`` looks at. Raises LeaseLost."""
+    row = c.execute(
         FINISH_PLAN, {"id": push.id, "token": lease.token, "parts": parts, "files": files, "bytes": bytes_}
-    )
-    if done.rowcount != 1:
+    ).one_or_none()
+    if row is None:
         raise LeaseLost(f"push {push.id}")
+    return row
 
 
-def _usable(c: sa.Connection, push: Push) -> None:
+def _check_usable(row: sa.Row[Any], push: Push) -> None:
     """Raise unless the push goes on and its credential may be unsealed now."""
-    row = c.execute(USABLE, {"id": push.id}).one()
     if row.cancelled:
         raise Cancelled
-    if row.state != "active":
+    if row.credential_state != "active":
         raise CredentialError(
-            Code.CREDENTIAL_PURGED, f"Credential {push.credential_id} is {row.state}: its secret is gone."
+            Code.CREDENTIAL_PURGED, f"Credential {push.credential_id} is {row.credential_state}: its secret is gone."
         )
     if row.expired:
         raise CredentialError(
@@ -366,19 +372,27 @@ def _end_push(c: sa.Connection, row: sa.RowMapping, events: list[EventRow]) -> S
     return tally.state
 
 
+def _rows(page: Page) -> dict[str, list[Any]]:
+    """A page as one array a column."""
+    columns = zip(*(_file_row(r) for r in page.rows), strict=True)
+    names = ("seqs", "paths", "keys", "sizes", "mtimes", "states", "codes", "messages")
+    return {name: list(column) for name, column in zip(names, columns, strict=True)}
+
+
+def _file_row(r: PlannedFile | Refusal) -> tuple[Any, ...]:
+    if isinstance(r, Refusal):
+        return (r.seq, r.path, "", 0, 0, "failed", r.error.code.value, storable(r.error.message))
+    return (r.seq, r.path, r.key, r.size, r.mtime_ns, "planned", None, None)
+
+
 def _copy_files(c: sa.Connection, page: Page) -> None:
     """COPY: thousands of rows in tens of milliseconds."""
     driver = c.connection.driver_connection
     assert driver is not None  # noqa: S101 -- a checked-out connection has one
     with driver.cursor().copy(COPY_FILES) as copy:
         copy.set_types(["uuid", "int8", "text", "text", "int8", "int8", "text", "text", "text"])
-        push_id = page.part.push_id
         for r in page.rows:
-            if isinstance(r, Refusal):
-                words = storable(r.error.message)
-                copy.write_row((push_id, r.seq, r.path, "", 0, 0, "failed", r.error.code.value, words))
-            else:
-                copy.write_row((push_id, r.seq, r.path, r.key, r.size, r.mtime_ns, "planned", None, None))
+            copy.write_row((page.part.push_id, *_file_row(r)))
 
 
 def _refusals(page: Page) -> list[EventRow]:

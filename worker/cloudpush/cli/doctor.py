@@ -122,7 +122,8 @@ def _postgres(settings: Settings) -> Iterator[Check]:
 def _append_only(c: sa.Connection) -> Iterator[Check]:
     """The application's role must not be able to change an event."""
     row = c.execute(RIGHTS).one()
-    excess = [name for name, held in (("UPDATE", row.u), ("DELETE", row.d), ("TRUNCATE", row.t)) if held]
+    held = (("UPDATE", row.may_update), ("DELETE", row.may_delete), ("TRUNCATE", row.may_truncate))
+    excess = [name for name, may in held if may]
     if excess:
         yield Check(
             "audit role",
@@ -135,8 +136,8 @@ def _append_only(c: sa.Connection) -> Iterator[Check]:
 
 
 RIGHTS = sa.text("""
-    SELECT current_user AS role, has_table_privilege('event', 'UPDATE') AS u, has_table_privilege('event', 'DELETE') AS d,
-           has_table_privilege('event', 'TRUNCATE') AS t
+    SELECT current_user AS role, has_table_privilege('event', 'UPDATE') AS may_update,
+           has_table_privilege('event', 'DELETE') AS may_delete, has_table_privilege('event', 'TRUNCATE') AS may_truncate
 """)
 
 

@@ -175,7 +175,8 @@ class Delivery:
             message = f"The upload of {f.key!r} was accepted, but the object is not there."
             return _failed(f, DestinationError(Code.OBJECT_MISSING, message), found)
         strength = self.inspector.strength(found, seen)
-        if strength < Strength.CHECKSUM and not unchanged(self.root / f.path, f):
+        if not unchanged(self.root / f.path, f):
+            # Even where what arrived is whole: it is not what the source holds now, so somebody is still writing.
             return _failed(f, _changed(f), found)
         if strength is Strength.NONE:
             message = (

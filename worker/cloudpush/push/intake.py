@@ -20,6 +20,7 @@ from cloudpush.errors import BrokerError, Code, CredentialError, InputError, Sou
 from cloudpush.logs import get_logger
 from cloudpush.push.guard import check_endpoint
 from cloudpush.push.job import Destination, PlannedFile, Refusal, Request
+from cloudpush.push.patterns import compile_patterns
 from cloudpush.push.ports import Announcer, Clock
 from cloudpush.push.states import State
 from cloudpush.push.walk import resolve_source, walk
@@ -177,7 +178,8 @@ class Intake:
 
 def _check_words(request: Request) -> None:
     """Everything about a request that needs nobody else to check."""
-    for field, value in (("owner", request.owner), ("source", request.source), ("credential", request.credential)):
+    for field in ("owner", "actor", "source", "credential"):
+        value: str = getattr(request, field)
         if not value or not _is_text(value):
             raise InputError(Code.BAD_INPUT, f"{field} {value!r} is empty, or is no text: {_NO_TEXT}.", field=field)
     if not Path(request.source).is_absolute():
@@ -200,6 +202,8 @@ def _check_words(request: Request) -> None:
             f"include and exclude take up to {MAX_PATTERNS} patterns, none of them empty.",
             field="include",
         )
+    compile_patterns(request.include, "include")
+    compile_patterns(request.exclude, "exclude")
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:

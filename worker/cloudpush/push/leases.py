@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 from cloudpush.errors import Cancelled, CloudPushError, LeaseLost
-from cloudpush.logs import get_logger
+from cloudpush.logs import get_logger, traceback_of
 from cloudpush.push.job import Lease, Progress
 from cloudpush.push.ports import Announcer, Store
 
@@ -111,9 +111,8 @@ class LeaseKeeper:
         while not self._stop.wait(seconds):
             try:
                 act()
-            except Exception:
-                # This thread must outlive every fault: without it all leases of the worker run out.
-                log.exception("heartbeat failed")
+            except Exception as e:  # noqa: BLE001 -- without this thread all leases of the worker run out
+                log.error("heartbeat failed", traceback=traceback_of(e))  # noqa: TRY400 -- it would show local variables
 
     def publish(self) -> None:
         """Tell watchers how far each transfer is, and keep it for the next beat."""

@@ -55,7 +55,8 @@ def parse_destination(uri: str, profiles: Mapping[str, Profile], profile_name: s
     if not separator:
         raise _bad(uri, "has no scheme", "write s3://BUCKET/PREFIX")
     known = {**BUILT_IN, **profiles}
-    profile = _named(profile_name, known, scheme, uri) if profile_name else _implied(scheme, known, uri)
+    _check_scheme(scheme, known, uri)
+    profile = _named(profile_name, known, scheme, uri) if profile_name else known.get(scheme, known["aws"])
     bucket, _, prefix = rest.partition("/")
     _check_bucket(bucket, uri)
     prefix = prefix.removesuffix("/")
@@ -76,7 +77,7 @@ def _named(name: str, known: Mapping[str, Profile], scheme: str, uri: str) -> Pr
             Code.BAD_INPUT, f"profile {name!r} does not exist; choose one of {_list(known)}", field="profile"
         )
     same = known.get(scheme)
-    if scheme != _PROTOCOL and (same is None or same.dialect != profile.dialect):
+    if same is not None and scheme != _PROTOCOL and same.dialect != profile.dialect:
         raise InputError(
             Code.BAD_INPUT,
             f"profile {name!r} does not go with {uri!r}; write s3:// or {name}://",
@@ -85,10 +86,10 @@ def _named(name: str, known: Mapping[str, Profile], scheme: str, uri: str) -> Pr
     return profile
 
 
-def _implied(scheme: str, known: Mapping[str, Profile], uri: str) -> Profile:
-    profile = known.get(scheme) or (known["aws"] if scheme == _PROTOCOL else None)
-    if profile is not None:
-        return profile
+def _check_scheme(scheme: str, known: Mapping[str, Profile], uri: str) -> None:
+    """Before any profile: it may be the credential's, and its user did not write that."""
+    if scheme in known or scheme == _PROTOCOL:
+        return
     if scheme in _NOT_YET:
         raise _bad(uri, f"is on {_NOT_YET[scheme]}, which is not supported yet", "push to an S3-compatible bucket")
     raise _bad(uri, f"has the unknown scheme {scheme!r}", f"write one of {_list({_PROTOCOL: None, **known})}")

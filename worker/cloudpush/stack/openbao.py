@@ -17,6 +17,8 @@ from pathlib import Path
 from string import Template
 from typing import Any, ClassVar
 
+import psutil
+
 from cloudpush.errors import Code, StackError
 from cloudpush.resources import resource
 from cloudpush.stack import binaries
@@ -52,7 +54,7 @@ class OpenBao(Service):
         self._log = log
         self._policies = policies
         self._complete = False
-        self._chosen = False
+        self._served = False
 
     @property
     def url(self) -> str:
@@ -97,6 +99,8 @@ class OpenBao(Service):
 
     def probe(self) -> bool:
         """Whether it is unsealed and active; brings the policies up to date once."""
+        if not self._complete and not self._listens():
+            return False
         try:
             status, health = self._call("GET", "sys/health")
             if status != http.HTTPStatus.OK:
@@ -104,11 +108,21 @@ class OpenBao(Service):
             self.version = str(health.get("version", ""))
             if not self._complete:
                 self._complete = self._set_up()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
-        except http.client.HTTPException:
-            return False
+        self._served |= self._complete
         return self._complete
+
+    def _listens(self) -> bool:
+        """Whether it is our process that has the port: nobody else is shown the setup role's secret."""
+        if self.child is None:
+            return False
+        try:
+            open_now = psutil.Process(self.child.pid).net_connections("tcp4")
+        except psutil.Error:
+            return False
+        wanted = (HOST, self._settled()[0])
+        return any(c.status == psutil.CONN_LISTEN and tuple(c.laddr) == wanted for c in open_now)
 
     def _set_up(self) -> bool:
         """Write the policies that differ from those installed; False while the first start is still at it."""
@@ -155,10 +169,9 @@ class OpenBao(Service):
         return response.status, answer if isinstance(answer, dict) else {}
 
     def choose_ports(self) -> None:
-        """Settle on ports that are free, once: after a crash clients look for it where it was."""
-        if self._chosen:
+        """Settle on ports that are free now. Once it has served they stay: clients look for it where it was."""
+        if self._served:
             return
-        self._chosen = True
         wanted = self.ports
         if wanted is not None and all(is_free(p) for p in wanted):
             return

@@ -110,6 +110,8 @@ def _serve(options: UpOptions, data: DataDir, view: LiveView | PlainView, on_rea
         with supervisor:
             remember()
             supervisor.start(servers)
+            if openbao.url != settings.vault_url:  # its port was taken between our look and its start
+                settings = _write_env(options, data, run_dir, postgres, valkey, openbao, view)
             view.say(f"database at revision {upgrade(settings)}")
             supervisor.start(programs)
             words = _how_to_use(data)

@@ -26,6 +26,10 @@ from cloudpush.transfer.translate import WIDE, accepted
 
 #: Up to so many files each is its own call: what that costs in CPU is little, and failures are known exactly.
 EXACT = 100
+#: From so many files on, the smallest goes ahead, if it is small. With an endpoint that is out of order each request is
+#: repeated with growing pauses for all files together: many at once take minutes to fail, one takes no time.
+SCOUTED = 3
+SCOUT_BYTES = 1024 * 1024
 #: The second time, what may have failed for being too much at once is sent by so many times fewer lanes.
 GENTLY = 4
 
@@ -39,15 +43,26 @@ class Batch:
     flight: Flight
     control: Control
     root: Path
-    files: Sequence[PlannedFile]
     directory: Path
     bucket: Callable[[Sequence[PlannedFile]], tuple[str, dict[str, Any]]]  # as rclone calls it, with its configuration
 
-    def send(self) -> Failures:
+    def send(self, files: Sequence[PlannedFile]) -> Failures:
         """Failures by ``seq``. Raises CloudPushError for what concerns all files, Cancelled, LeaseLost."""
-        if len(self.files) == 1:
-            return self._one(self.files[0])
-        return self._each(self.files) if len(self.files) <= EXACT else self._many()
+        if len(files) == 1:
+            return self._one(files[0])
+        scout = min(files, key=lambda f: f.size)
+        if len(files) < SCOUTED or scout.size > SCOUT_BYTES:
+            return self._several(files, sent=0)
+        failures = self._one(scout)
+        for error in failures.values():
+            if error.code.retryable:
+                raise error
+        rest = [f for f in files if f is not scout]
+        return failures | self._several(rest, sent=1 - len(failures))
+
+    def _several(self, files: Sequence[PlannedFile], *, sent: int) -> Failures:
+        """``sent``: how many rclone has already counted."""
+        return self._each(files) if len(files) <= EXACT else self._many(files, sent)
 
     def _one(self, file: PlannedFile) -> Failures:
         bucket, config = self.bucket([file])
@@ -69,14 +84,17 @@ class Batch:
         results = zip(files, answer["results"], strict=True)
         return self._failures([(f, str(r["error"])) for f, r in results if "error" in r])
 
-    def _many(self) -> Failures:
+    def _many(self, files: Sequence[PlannedFile], sent: int) -> Failures:
         """Files with one base in one go, the others each for itself; likewise those of a list that failed."""
-        base = _base(self.files[0])
-        listed = [f for f in self.files if _base(f) == base] if base is not None else []
+        base = _base(files[0])
+        listed = [f for f in files if _base(f) == base] if base is not None else []
         if base is None or len(listed) <= EXACT:
-            return self._each(self.files)
-        failures = self._passed_over(listed) if self._list(listed, base) else self._each(listed, lanes_by=GENTLY)
-        others = [f for f in self.files if _base(f) != base]
+            return self._each(files)
+        if self._list(listed, base):
+            failures = {} if self.flight.transferred() == sent + len(listed) else self._passed_over(listed)
+        else:
+            failures = self._each(listed, lanes_by=GENTLY)
+        others = [f for f in files if _base(f) != base]
         return failures | self._each(others) if others else failures
 
     def _list(self, files: Sequence[PlannedFile], base: str) -> bool:
@@ -104,9 +122,7 @@ class Batch:
         return True
 
     def _passed_over(self, files: Sequence[PlannedFile]) -> Failures:
-        """Listed names that are no files any more are passed over in silence: find them, unless the numbers match."""
-        if self.flight.transferred() == len(files):
-            return {}
+        """Listed names that are no files any more: rclone passes over them in silence."""
         gone = [f for f in files if not (self.root / f.path).is_file()]
         return {f.seq: self.flight.words.error(self._why_gone(f), f.path) for f in gone}
 

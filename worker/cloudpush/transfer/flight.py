@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from cloudpush.errors import Cancelled, CloudPushError, DestinationError, LeaseLost
+from cloudpush.errors import Cancelled, CloudPushError, LeaseLost
 from cloudpush.push.job import Progress
 from cloudpush.push.ports import Control
 from cloudpush.transfer.rc import RcError, RcGoneError
@@ -15,21 +15,24 @@ from cloudpush.transfer.translate import WIDE, Translator
 
 #: Every how many looks rclone is asked whether it makes sense to go on. Most calls end before the first time.
 ASK_EVERY = 3
+#: After so many failures for passing reasons with no success between them, the rest is not tried now.
+ENOUGH_FAILURES = 4
 #: After a stop, how long the end of what is in flight is waited for. Requests are aborted at once; what may last is the
 #: provider's answer to "forget the pieces".
 STOP_SECONDS = 1.5
 
 
 class Flight:
-    """Calls in one group of rclone's statistics. ``lanes``: how many files it sends at once."""
+    """Calls in one group of rclone's statistics."""
 
-    def __init__(self, child: Child, words: Translator, group: str, lanes: int) -> None:
+    def __init__(self, child: Child, words: Translator, group: str) -> None:
         self.group = group
         self.words = words
         self.over = False
         self._child = child
-        self._lanes = lanes
         self._moment = Progress()
+        self._sent = 0  # files, at the last look that saw more than before
+        self._failed = 0  # at the same look
 
     @property
     def moment(self) -> Progress:
@@ -91,9 +94,11 @@ class Flight:
         error = self.words.error(str(found.get("lastError", "")))
         if error.code in WIDE:
             return error
-        # As many failures as there are lanes and not one success: the rest fares no better now.
-        nothing = not found.get("transfers") and failed >= self._lanes
-        return error if nothing and isinstance(error, DestinationError) else None
+        sent = int(found.get("transfers") or 0)
+        if sent > self._sent:
+            self._sent, self._failed = sent, failed
+        # Each of them was tried several times, with pauses. Only what may pass: elsewhere another file may fare better.
+        return error if failed - self._failed >= ENOUGH_FAILURES and error.code.retryable else None
 
 
 class _Watch:

@@ -64,7 +64,7 @@ class RcloneSession(Session):
         if not files:
             return {}
         with self._flight() as flight:
-            failures = Batch(flight, control, root, files, self._directory, self._destination).send()
+            failures = Batch(flight, control, root, self._directory, self._destination).send(files)
             sent = [f.size for f in files if f.seq not in failures]
             flight.end(bytes_=sum(sent), files=len(sent))
         return failures
@@ -121,7 +121,7 @@ class RcloneSession(Session):
 
     @contextmanager
     def _flight(self) -> Iterator[Flight]:
-        flight = Flight(self._child, self._words, f"{self._group}/{next(self._numbers)}", self._lanes)
+        flight = Flight(self._child, self._words, f"{self._group}/{next(self._numbers)}")
         with self._lock:
             self._flights.append(flight)
         try:
