@@ -1,7 +1,8 @@
 """The composition root: the only place where concrete classes are chosen.
 
 ``build_*`` takes settings and returns services; nothing connects before its first use, so a command that
-needs only Postgres works while Vault is down.
+needs only Postgres works while Vault is down. What only a worker needs is imported when one is built: the command
+line, started anew for every push, does not pay for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -37,8 +39,9 @@ from cloudpush.push.retry import Policy
 from cloudpush.push.sweep import Sweep
 from cloudpush.push.uris import parse_destination
 from cloudpush.settings import Settings
-from cloudpush.transfer.rclone import Rclone
-from cloudpush.verify.heads import S3Inspector
+
+if TYPE_CHECKING:
+    from cloudpush.transfer.rclone import Rclone
 
 
 class SystemClock:
@@ -141,6 +144,9 @@ def build(settings: Settings) -> Services:
 
 def build_worker(settings: Settings) -> WorkerServices:
     """Services of one worker process."""
+    from cloudpush.transfer.rclone import Rclone  # noqa: PLC0415 -- see the module's first lines
+    from cloudpush.verify.heads import S3Inspector  # noqa: PLC0415 -- likewise
+
     settings = trusting_profiles(settings)
     closing = ExitStack()
     name = f"{socket.gethostname()}:{os.getpid()}"

@@ -84,6 +84,9 @@ class Ledger:
             return None
         if row["attempt"] > 1:
             with transaction(self._engine) as c:
+                # A worker that was held up since its claim must not drop the pages of its successor.
+                if c.execute(HOLD_PUSH, {"id": push_id, "token": lease.token}).one_or_none() is None:
+                    return None
                 c.execute(DROP_PLAN_FILES, {"id": push_id})
                 c.execute(DROP_PLAN_PARTS, {"id": push_id})
         try:

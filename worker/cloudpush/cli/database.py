@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from cloudpush.audit import migrate
 from cloudpush.audit.database import make_engine, transaction
 from cloudpush.cli.context import print_json
 from cloudpush.cli.exits import Exit
@@ -16,12 +15,16 @@ app = typer.Typer(help="Create and upgrade the database schema.", no_args_is_hel
 @app.command()
 def upgrade() -> None:
     """Bring the database to the level that this version needs. Safe to repeat."""
+    from cloudpush.audit import migrate  # noqa: PLC0415 -- brings Alembic: not for every command to load
+
     typer.echo(f"The database is at {migrate.upgrade(read_settings())}.")
 
 
 @app.command()
 def status() -> None:
     """Say which level the database is at and which is needed."""
+    from cloudpush.audit import migrate  # noqa: PLC0415 -- as above
+
     engine = make_engine(read_settings().database_url, pool_size=1)
     with transaction(engine) as c:
         level = migrate.level(c)

@@ -18,7 +18,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cloudpush.audit import migrate
 from cloudpush.audit.database import make_engine, transaction
 from cloudpush.broker import Announcer, make_celery
 from cloudpush.cli.context import console, print_json
@@ -93,6 +92,8 @@ def _settings(settings: Settings) -> Iterator[Check]:
 
 
 def _postgres(settings: Settings) -> Iterator[Check]:
+    from cloudpush.audit import migrate  # noqa: PLC0415 -- brings Alembic: not for every command to load
+
     engine = make_engine(settings.database_url, pool_size=1)
     try:
         with transaction(engine) as c:

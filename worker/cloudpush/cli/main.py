@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -13,7 +13,7 @@ from rich.console import Console
 from cloudpush.cli import audit, credential, database, processes, push, stack, vault
 from cloudpush.cli.demo import demo
 from cloudpush.cli.doctor import doctor
-from cloudpush.cli.exits import exit_code_of
+from cloudpush.cli.exits import Exit, exit_code_of
 from cloudpush.errors import CloudPushError
 
 app = typer.Typer(
@@ -54,9 +54,13 @@ def root(
 
 def main() -> None:
     """Run the command line; CloudPush's own errors become one readable message and an exit code."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         app()
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Not by SIGPIPE's own way: that would end a worker, too, whenever
+        # the other side of a socket goes away.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.ERROR)
     except CloudPushError as e:
         show_error(e)
         sys.exit(exit_code_of(e))

@@ -42,12 +42,13 @@ BACKOFF_SECONDS = (0.05, 5.0)
 STABLE_SECONDS = 10.0
 
 #: Go's collector runs when the heap has grown by so much. rclone's heap is small and its garbage plenty: 400 instead
-#: of 100 takes about a tenth of its CPU time away; the limit below keeps the heap from growing without bound.
+#: of 100 saves a fifth of its CPU time with small files; the limit below keeps the heap from growing without bound.
 GC_PERCENT = 400
 HEAP_BYTES = 1024**3
 
 _LONGER_THAN_ANY_UPLOAD = "8760h"
-_STDERR_LINES = 20
+#: Lines of stderr that are kept from the beginning, where a panic says why, and from the end.
+_STDERR_LINES = 10
 _STDERR_LINE_BYTES = 4096
 
 
@@ -61,15 +62,17 @@ class Child:
         self.started = time.monotonic()
         self.ended = threading.Event()
         self.ready = False
-        self._said: deque[str] = deque(maxlen=_STDERR_LINES)
+        self._first: list[str] = []
+        self._last: deque[str] = deque(maxlen=_STDERR_LINES)
 
     def drain(self) -> None:
-        """Read what it says until it ends; only the last lines are kept. Blocks."""
+        """Read what it says until it ends, so that it never has to wait; little is kept. Blocks."""
         stderr: IO[bytes] | None = self.process.stderr
         assert stderr is not None  # noqa: S101 - it was asked for
         with stderr:
             while line := stderr.readline(_STDERR_LINE_BYTES):
-                self._said.append(line.decode(errors="replace").rstrip())
+                kept = self._first if len(self._first) < _STDERR_LINES else self._last
+                kept.append(line.decode(errors="replace").rstrip())
         self.process.wait()
         self.ended.set()
         self.rc.close()
@@ -78,7 +81,7 @@ class Child:
         """The error for whoever was using it."""
         # Its socket breaks a moment before it is seen to have ended.
         how = _ending(self.process.returncode) if self.ended.wait(1.0) else "does not answer"
-        return EngineError(Code.ENGINE_CRASHED, f"rclone {how}.", detail=redact("\n".join(self._said)))
+        return EngineError(Code.ENGINE_CRASHED, f"rclone {how}.", detail=redact("\n".join([*self._first, *self._last])))
 
 
 class Rcd:

@@ -90,11 +90,12 @@ class RcloneSession(Session):
         abort uploads, and what ``send`` raises for all files at once.
         """
         forgotten = 0
-        for key in keys:
+        for key in sorted(keys, key=len, reverse=True):
             control.check()
             root = f"{self._remote(keep=False)}{self._bucket}/{standard(key)}/"
             uploads = self._uploads(root)
-            # The answer is for every key that begins so, and aborting is not by key: leave what would hit others.
+            # The answer is for every key that begins so, and aborting is not by key: leave what would hit others. Our
+            # own longer keys have had their turn.
             if uploads and all(found == key for found in uploads):
                 self._call("backend/command", command="cleanup", fs=root, opt={"max-age": "0s"}, _config=self._config)
                 forgotten += len(uploads)
