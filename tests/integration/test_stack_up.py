@@ -334,15 +334,16 @@ def test_a_stranger_on_its_port_is_not_taken_for_openbao_nor_shown_a_secret(monk
         do_POST = do_GET  # noqa: N815 - the library's name
 
     with servers.scratch() as base, HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
-        thread = threading.Thread(target=stranger.serve_forever)
-        thread.start()
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
         monkeypatch.setattr(openbao_module, "is_free", lambda _port: True)
         server = OpenBao(base / "openbao", base / "log", ports=(stranger.server_port, free_ports(1)[0]))
         server.start()
-        with pytest.raises(StackError, match=r"openbao ended with status 1(.|\n)*address already in use"):
-            server.ready()
-        stranger.shutdown()
-        thread.join()
+        try:
+            with pytest.raises(StackError, match=r"openbao ended with status 1(.|\n)*address already in use"):
+                server.ready()
+        finally:
+            server.stop()
+            stranger.shutdown()
     assert asked == []
 
 

@@ -222,6 +222,16 @@ def test_a_push_that_was_cancelled_before_its_claim_is_not_planned(world: World)
     )
 
 
+def test_a_large_push_that_was_cancelled_before_its_claim_is_not_walked(many: World) -> None:
+    """Not a page of it is stored."""
+    push = many.submit()
+    many.store.claim_push(push.id, a_lease(seconds=30))
+    many.store.cancel(push.id)
+    many.clock.advance(31)
+
+    assert (many.run(push.id), many.store.calls["record_page"]) == (State.CANCELLED, 0)
+
+
 def test_planning_is_retried_while_the_database_is_away(world: World) -> None:
     """No verdict can be written either: the lease runs out and somebody begins anew."""
     push = world.submit()
@@ -689,6 +699,19 @@ def test_a_worker_that_never_heard_of_it_writes_nothing_either(world: World) -> 
         [FileStanding(1, FileState.PLANNED), FileStanding(2, FileState.PLANNED)],
         [],
     )
+
+
+def test_a_lease_that_is_lost_as_far_as_we_know_is_not_used_for_a_last_word(world: World) -> None:
+    """The heartbeat could not extend it in time. The store would still take our verdict: it gets none."""
+    push = world.submit()
+
+    def late(path: str) -> None:
+        (hold,) = world.leases._all()
+        hold.good_until = 0.0
+
+    world.carrier.during = late
+
+    assert (world.run(push.id), world.store.part_standing(push.id, 1)) == (None, Standing(State.RUNNING, None, 0, 1))
 
 
 def test_a_planner_that_lost_its_lease_leaves_the_plan_to_its_successor(many: World) -> None:
