@@ -194,3 +194,10 @@ def test_making_the_application_connects_to_nothing(tmp_path: Path) -> None:
         False,
         1,
     )
+
+
+def test_a_message_is_tried_once(tmp_path: Path) -> None:
+    """Whoever submits does not wait for a broker that is away: the sweep announces."""
+    options = make_celery(f"unix://{tmp_path}/nobody.sock").conf.broker_transport_options
+
+    assert (options["max_retries"], options["interval_start"]) == (0, 0)

@@ -12,6 +12,7 @@ import pytest
 from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.kinds import parse
 from cloudpush.credentials.vault import Keeper, Sealer, Vault
+from cloudpush.errors import CredentialError
 from cloudpush.settings import Settings
 from cloudpush.stack.services import OpenBao
 
@@ -136,3 +137,32 @@ def test_keeper_purges_what_it_cannot_read(vault_settings: Settings) -> None:
 
     with pytest.raises(Exception, match="has nothing under this name"):
         keeper.run(lambda v: v.secrets.kv.v2.read_secret_metadata(f"credentials/{credential_id}", **KV))
+
+
+def test_a_remembered_envelope_outlives_a_rotation(vault_settings: Settings) -> None:
+    """A worker that kept the ciphertext asks for it again when its key version is retired."""
+    credential_id = uuid4()
+    sealer, keeper = (VaultConnection(vault_settings, role) for role in ("intake", "keeper"))
+    Sealer(sealer).seal(credential_id, "ada", SECRET)
+    vault = Vault(VaultConnection(vault_settings, "worker"), remember=3600)
+    vault.unseal(credential_id, "ada", "access_key")
+    newest = Keeper(keeper).rotate()
+    Keeper(keeper).rewrap(credential_id, "ada", "access_key", newest)
+    Keeper(keeper).retire(newest)
+
+    assert vault.unseal(credential_id, "ada", "access_key") == SECRET
+
+
+def test_an_envelope_is_remembered_and_its_key_is_not(vault_settings: Settings) -> None:
+    """Without the ciphertext in Vault a remembering worker still opens it, but only by asking Transit."""
+    credential_id = uuid4()
+    sealer, keeper, worker = (VaultConnection(vault_settings, role) for role in ("intake", "keeper", "worker"))
+    Sealer(sealer).seal(credential_id, "ada", SECRET)
+    remembering, forgetful = Vault(worker, remember=3600), Vault(worker)
+    remembering.unseal(credential_id, "ada", "access_key")
+    Keeper(keeper).purge(credential_id)
+
+    with pytest.raises(CredentialError):
+        forgetful.unseal(credential_id, "ada", "access_key")
+    assert remembering.unseal(credential_id, "ada", "access_key") == SECRET
+    worker.close()

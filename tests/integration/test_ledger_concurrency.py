@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from threading import Barrier
@@ -15,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from builders import a_destination, a_file, a_lease, a_page, a_request, an_error, cancelled, done, retry, verified
-from cloudpush.audit.database import append_events
+from cloudpush.audit.database import append_events, transaction
 from cloudpush.audit.integrity import verify
 from cloudpush.audit.ledger import Ledger
 from cloudpush.errors import Code, InputError, LeaseLost
@@ -177,6 +178,30 @@ def test_the_owner_of_a_lost_lease_cannot_interfere(record: Record) -> None:
             return None
 
     assert (at_once(end, 2), verify(record.app, push.id).faults) == ([None, State.SUCCEEDED], [])
+
+
+def test_a_planner_that_was_held_up_after_its_claim_drops_nothing(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease ran out before it came to clear the first attempt's pages: those it finds are its successor's."""
+    push_id = record.submitted()
+    record.ledger.claim_push(push_id, a_lease())
+    record.late(push_id)
+    successor = a_lease()
+
+    def held_up(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
+        monkeypatch.undo()
+        record.late(push_id)
+        push = record.ledger.claim_push(push_id, successor)
+        assert push is not None
+        record.ledger.record_page(push, successor, a_page(push_id))
+        return transaction(engine)
+
+    monkeypatch.setattr("cloudpush.audit.ledger.transaction", held_up)
+
+    claimed = record.ledger.claim_push(push_id, a_lease())
+
+    assert (claimed, len(list(record.history.files(push_id)))) == (None, 2)
 
 
 # -- an operator's change in between ---------------------------------------------------------------

@@ -336,14 +336,16 @@ def test_a_killed_engine_is_told_and_started_again(world: World) -> None:
 
 
 def test_abandoning_spares_longer_keys(world: World) -> None:
-    """An unfinished upload to a key that merely begins the same is left alone."""
-    for key in ("p/a", "p/ab"):
+    """An unfinished upload to a key that merely begins the same is left alone, until that key is named as well."""
+    keys = ["p/a", "p/ab"]
+    for key in keys:
         world.cloud.client.create_multipart_upload(Bucket=world.bucket, Key=key)
 
     with world.session() as session:
-        abandoned = [session.abandon([key], GoOn()) for key in ("p/ab", "p/a", "p/none")]
+        first = session.abandon(["p/a", "p/none"], GoOn()), sorted(world.cloud.uploads(world.bucket))
+        second = session.abandon(keys, GoOn()), world.cloud.uploads(world.bucket)
 
-    assert (abandoned, world.cloud.uploads(world.bucket)) == ([1, 1, 0], [])
+    assert (first, second) == ((0, keys), (2, []))
 
 
 def test_an_engine_that_dies_idle_is_not_noticed_by_the_next_session(world: World) -> None:
@@ -371,7 +373,7 @@ def test_a_list_with_one_bad_file_tells_which(world: World) -> None:
 
 
 def test_what_fails_for_every_file_ends_a_list(world: World) -> None:
-    """When the first files were turned away for a passing reason and none was accepted, the others are not tried."""
+    """When the first file is turned away for a passing reason, the other 999 are not tried."""
     files = [world.file(f"f{n}", b"x", n) for n in range(1000)]
     busy = {f.key: (503, "SlowDown") for f in files}
 
@@ -382,7 +384,7 @@ def test_what_fails_for_every_file_ends_a_list(world: World) -> None:
     ):
         session.send(world.root, files, GoOn())
 
-    assert (raised.value.code, len(set(seen)) < 1000) == (Code.THROTTLED, True)
+    assert (raised.value.code, len(set(seen))) == (Code.THROTTLED, 1)
 
 
 def test_a_listed_file_that_became_a_directory_is_told(world: World) -> None:
@@ -528,11 +530,10 @@ def test_the_engine_dies_with_the_worker_and_its_directory_with_the_next_start(s
     assert (len(orphans), len(found), orphans == found) == (1, 1, False)
 
 
-def test_a_directory_in_use_is_left_alone(world: World, seaweedfs: Cloud) -> None:
+def test_a_directory_in_use_is_left_alone(world: World) -> None:
     """A second engine on the same runtime directory does not take the first one's socket away."""
     second = Rclone(Settings(rclone=str(binaries.rclone()), runtime_dir=world.engine._rcd.directory.parent))
     second.start()
     second.stop()
 
-    with world.session() as session:
-        assert session.send(world.root, [world.file("f")], GoOn()) == {}
+    assert {p.name for p in world.engine._rcd.directory.iterdir()} == {"lock", "rcd-1.sock"}

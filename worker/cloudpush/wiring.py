@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from cloudpush.transfer.rclone import Rclone
 
 
+#: A worker asks Vault's KV store for the same ciphertext once in so many seconds.
+ENVELOPE_SECONDS = 30.0
+
+
 class SystemClock:
     """``push.ports.Clock``: the machine's own time and chance."""
 
@@ -170,7 +174,7 @@ def build_worker(settings: Settings) -> WorkerServices:
     cloudpush = CloudPush(
         store=store,
         announcer=announcer,
-        vault=Vault(vault),
+        vault=Vault(vault, remember=ENVELOPE_SECONDS),
         engine=engine,
         inspector=inspector,
         leases=leases,

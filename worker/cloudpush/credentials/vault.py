@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from uuid import UUID
 
 from cloudpush.credentials.connection import Absent, Rejected, VaultConnection
@@ -24,6 +25,10 @@ from cloudpush.push.job import Secret
 #: Transit's words about a wrapped data key that it will not unwrap. Other refusals, such as a Transit
 #: key that is missing, are no fault of a credential.
 _DAMAGED = ("message authentication failed", "invalid ciphertext", "base64", "too old")
+
+
+#: Envelopes kept at most; a worker that meets more credentials than that within the time starts afresh.
+KNOWN = 1024
 
 
 def _path(credential_id: UUID) -> str:
@@ -63,10 +68,17 @@ class Sealer:
 
 
 class Vault:
-    """Unseals credentials (role ``worker``). Implements :class:`cloudpush.push.ports.Vault`."""
+    """Unseals credentials (role ``worker``). Implements :class:`cloudpush.push.ports.Vault`.
 
-    def __init__(self, connection: VaultConnection) -> None:
+    ``remember``: seconds for which an envelope, the ciphertext, is kept so that the next part asks Vault for one thing
+    and not two. Its data key is asked for each time. Whether a credential may still be used is what Postgres says
+    before each use; that its ciphertext is known does not matter to that.
+    """
+
+    def __init__(self, connection: VaultConnection, *, remember: float = 0.0) -> None:
         self._connection = connection
+        self._remember = remember
+        self._known: dict[Binding, tuple[float, Envelope]] = {}
 
     def unseal(self, credential_id: UUID, owner: str, kind: str) -> Secret:
         """Return the plaintext credential. Repeatable.
@@ -75,7 +87,7 @@ class Vault:
         Vault under this id; corrupt: does not decrypt for this owner, id and kind).
         """
         binding = Binding(owner, credential_id, kind)
-        envelope = self._fetch(binding)
+        envelope = self._recall(binding) or self._fetch(binding)
         try:
             key = self._unwrap(envelope, binding)
         except CredentialError:
@@ -86,7 +98,12 @@ class Vault:
             key = self._unwrap(envelope, binding)
         return load(kind, decrypt(envelope, key, binding))
 
+    def _recall(self, binding: Binding) -> Envelope | None:
+        until, envelope = self._known.get(binding, (0.0, None))
+        return envelope if time.monotonic() < until else None
+
     def _fetch(self, binding: Binding) -> Envelope:
+        self._known.pop(binding, None)
         try:
             found = self._connection.run(
                 lambda vault: vault.secrets.kv.v2.read_secret_version(
@@ -97,7 +114,12 @@ class Vault:
             )
         except Absent as e:
             raise _gone(binding.credential_id) from e
-        return read_envelope(found["data"], binding)
+        envelope = read_envelope(found["data"], binding)
+        if self._remember:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[binding] = (time.monotonic() + self._remember, envelope)
+        return envelope
 
     def _unwrap(self, envelope: Envelope, binding: Binding) -> bytes:
         settings = self._connection.settings

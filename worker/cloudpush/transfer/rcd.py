@@ -228,8 +228,7 @@ def _arguments(socket: Path) -> list[str]:
         "--config=",  # in memory only
         # Lower levels quote requests, with all that is in them, when an answer cannot be delivered.
         "--log-level=CRITICAL",
-        # Uploads are calls that last; by default the server cancels those that take more than an hour.
-        f"--rc-server-read-timeout={_LONGER_THAN_ANY_UPLOAD}",
+        # Uploads are calls that last; by default the answer to one that took more than an hour is thrown away.
         f"--rc-server-write-timeout={_LONGER_THAN_ANY_UPLOAD}",
         # Results come with the answer: nobody asks for them later.
         "--rc-job-expire-duration=1s",
