@@ -92,5 +92,9 @@ class FakeSession(Session):
             self.sent = Progress(self.sent.bytes + len(data), self.sent.files + 1)
         return None
 
+    def abandon(self, keys: Sequence[str], control: Control) -> int:
+        control.check()
+        return 0  # nothing is ever half sent here
+
     def progress(self) -> Progress:
         return self.sent

@@ -41,6 +41,9 @@ class Carrier(Engine, Session):
         self.dropped: set[str] = set()
         self.during: Callable[[str], None] = lambda path: None
         self.sent: list[str] = []
+        self.piece: int | None = None
+        self.abandoned: list[str] = []
+        self.tidying: CloudPushError | None = None
         self.groups: list[str] = []
         self.opened = 0
         self.secrets: list[Mapping[str, str]] = []
@@ -60,7 +63,7 @@ class Carrier(Engine, Session):
             self.opened -= 1
 
     def piece_size(self, size: int) -> int | None:
-        return None
+        return self.piece
 
     def send(self, root: Path, files: Sequence[PlannedFile], control: Control) -> Mapping[int, CloudPushError]:
         failures: dict[int, CloudPushError] = {}
@@ -78,6 +81,12 @@ class Carrier(Engine, Session):
                     data = (root / f.path).read_bytes()
                     self._bucket.put(f.key, data[::-1] + b"!" if f.path in self.damaged else data)
         return failures
+
+    def abandon(self, keys: Sequence[str], control: Control) -> int:
+        if self.tidying is not None:
+            raise self.tidying
+        self.abandoned += keys
+        return len(keys)
 
     def progress(self) -> Progress:
         return Progress(len(self.sent), len(self.sent))

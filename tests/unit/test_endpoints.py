@@ -25,16 +25,16 @@ def resolved(
 @pytest.mark.parametrize(
     ("profile", "secret", "endpoint"),
     [
-        (BUILT_IN["aws"], PlainSecret(), Endpoint("https://s3.us-east-1.amazonaws.com", "us-east-1", False, False)),
+        (BUILT_IN["aws"], PlainSecret(), Endpoint("https://s3.us-east-1.amazonaws.com", "us-east-1", False, True)),
         (
             BUILT_IN["aws"],
             PlainSecret(region="eu-west-1"),
-            Endpoint("https://s3.eu-west-1.amazonaws.com", "eu-west-1", False, False),
+            Endpoint("https://s3.eu-west-1.amazonaws.com", "eu-west-1", False, True),
         ),
         (
             BUILT_IN["aws"],
             PlainSecret(region="cn-north-1"),
-            Endpoint("https://s3.cn-north-1.amazonaws.com.cn", "cn-north-1", False, False),
+            Endpoint("https://s3.cn-north-1.amazonaws.com.cn", "cn-north-1", False, True),
         ),
         (
             BUILT_IN["aws"],
@@ -54,7 +54,7 @@ def resolved(
         (
             BUILT_IN["b2"],
             PlainSecret(region="eu-central-003"),
-            Endpoint("https://s3.eu-central-003.backblazeb2.com", "eu-central-003", True, False),
+            Endpoint("https://s3.eu-central-003.backblazeb2.com", "eu-central-003", True, True),
         ),
         (
             BUILT_IN["b2"],
@@ -81,7 +81,7 @@ def resolved(
     ],
 )
 def test_where_requests_go(profile: Profile, secret: PlainSecret, endpoint: Endpoint | Code) -> None:
-    """The credential's endpoint comes first, then the profile's, then the dialect's; only the operator's is trusted."""
+    """The credential's endpoint comes first, then the profile's, then the dialect's; only a user's is not trusted."""
     assert resolved(profile, secret) == endpoint
 
 

@@ -172,6 +172,36 @@ def test_each_attempt_has_a_name_of_its_own_in_the_engine(many: World) -> None:
     assert len(set(many.carrier.groups)) == 3
 
 
+def _tried_twice(world: World) -> Push:
+    """A push of files that go in pieces, whose first attempt failed in passing."""
+    world.carrier.piece = 1
+    push = world.submit(min_strength=Strength.SIZE)
+    world.carrier.failing = EngineError(Code.ENGINE_CRASHED, "rclone was killed")
+    world.run(push.id)
+    world.carrier.failing = None
+    world.clock.advance(300)
+    return push
+
+
+def test_a_second_attempt_forgets_what_the_first_left_half_sent(world: World) -> None:
+    """Pieces of an unfinished upload cost the user money; a first attempt has none to forget."""
+    push = _tried_twice(world)
+    before = list(world.carrier.abandoned)
+
+    state = world.cloudpush.run_part(push.id, 1)
+
+    files = len(world.store.files(push.id))
+    assert (before, len(set(world.carrier.abandoned)), state) == ([], files, State.SUCCEEDED)
+
+
+def test_a_credential_that_may_not_tidy_up_sends_all_the_same(world: World) -> None:
+    """Listing uploads is a right of its own."""
+    world.carrier.tidying = DestinationError(Code.ACCESS_DENIED, "may not list uploads")
+    push = _tried_twice(world)
+
+    assert world.cloudpush.run_part(push.id, 1) is State.SUCCEEDED
+
+
 # -- planning that does not work ---------------------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ def resolve(destination: Destination, secret: Secret, allowed: Collection[str] =
     """The endpoint of ``destination`` for the holder of ``secret``. No network is touched.
 
     ``allowed``: the operator's listed hosts (``host`` or ``host:port``). An endpoint is trusted if the
-    profile that names it is, or if it is listed.
+    profile that names it is, if it is listed, or if it is the dialect's own default.
 
     Raises InputError: BAD_INPUT for an endpoint or region that is missing or malformed,
     ENDPOINT_FORBIDDEN for an untrusted endpoint that is not https or plainly not public.
@@ -72,7 +72,9 @@ def resolve(destination: Destination, secret: Secret, allowed: Collection[str] =
     ours = parse_endpoint(profile.endpoint) if profile.endpoint else None
     region = _checked_region(secret.reveal().get("region") or profile.region)
     origin = theirs or ours or _default(profile.dialect, region, profile.name)
-    trusted = (profile.trusted and origin == ours) or listed(origin.host, origin.port, allowed)
+    # Nobody but the provider decides where its own names lead.
+    default = theirs is None and ours is None
+    trusted = default or (profile.trusted and origin == ours) or listed(origin.host, origin.port, allowed)
     if not trusted:
         check_endpoint(origin.url, allowed)
     # Host names for buckets need DNS and certificates made for it: every server but Amazon's understands paths.

@@ -18,13 +18,22 @@ from itertools import chain, islice
 from pathlib import Path
 from uuid import UUID
 
-from cloudpush.errors import BrokerError, Cancelled, CloudPushError, Code, LeaseLost, SourceError
+from cloudpush.errors import (
+    BrokerError,
+    Cancelled,
+    CloudPushError,
+    Code,
+    DestinationError,
+    EngineError,
+    LeaseLost,
+    SourceError,
+)
 from cloudpush.logs import get_logger, traceback_of
 from cloudpush.push.delivery import Delivery
 from cloudpush.push.job import FileResult, Lease, Page, Part, PlannedFile, Push, Verdict
 from cloudpush.push.leases import Hold, LeaseKeeper
 from cloudpush.push.planning import Limits, batches, cut
-from cloudpush.push.ports import Announcer, Clock, Engine, Inspector, Store, Vault
+from cloudpush.push.ports import Announcer, Clock, Engine, Inspector, Session, Store, Vault
 from cloudpush.push.retry import Policy, age_of
 from cloudpush.push.states import State
 from cloudpush.push.walk import real_roots, walk
@@ -171,6 +180,8 @@ class CloudPush:
                 helpers=readers,
                 now=self._clock.now,
             )
+            if part.attempt > 1:
+                _tidy_up(session, files, hold)
             with hold.reporting(session.progress):
                 try:
                     for results in _in_lanes(lanes, delivery, files):
@@ -201,6 +212,18 @@ class CloudPush:
         if verdict.state.final:
             self._announcer.ended(push.id, verdict.state)
         return verdict.state
+
+
+def _tidy_up(session: Session, files: Sequence[PlannedFile], hold: Hold) -> None:
+    """An attempt that was killed may have left pieces of large files behind, which the user pays for."""
+    keys = [f.key for f in files if session.piece_size(f.size) is not None]
+    if not keys:
+        return
+    try:
+        log.info("unfinished uploads of an earlier attempt forgotten", uploads=session.abandon(keys, hold))
+    except (DestinationError, EngineError) as e:
+        # Not every credential may list uploads; sending is not to fail for that.
+        log.warning("unfinished uploads of an earlier attempt may be left", keys=len(keys), error=str(e))
 
 
 @contextmanager

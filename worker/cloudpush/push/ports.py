@@ -65,6 +65,13 @@ class Session(Protocol):
         with everything in flight stopped.
         """
 
+    def abandon(self, keys: Sequence[str], control: Control) -> int:
+        """Forget the pieces of unfinished uploads to exactly these ``keys``; how many uploads. Repeatable.
+
+        For what an engine that was killed left behind; one that is stopped tidies up itself. Raises
+        CloudPushError where the credential may not list or abort uploads, Cancelled, LeaseLost.
+        """
+
     def progress(self) -> Progress:
         """Bytes and files sent so far through this session, and the present speed."""
 
