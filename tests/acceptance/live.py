@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,6 +24,7 @@ import psycopg
 
 import servers
 from acceptance.gate import Gate
+from cloudpush.audit.history import Filter
 from cloudpush.credentials.kinds import AccessKey
 from cloudpush.push.custody import Caller
 from cloudpush.settings import Settings, read_settings
@@ -33,9 +35,9 @@ from cloudpush.wiring import Services, build
 PATIENCE_SECONDS = 60.0
 HOST = "127.0.0.1"
 
-#: Short pauses; leases long enough for a busy machine. All that is logged is written, so that all of it can be searched.
+#: Short pauses; leases that a busy machine keeps, since the tests know every event. All that is logged is written, so that all of it can be searched.
 FAST = {
-    "CLOUDPUSH_LEASE_SECONDS": "4",
+    "CLOUDPUSH_LEASE_SECONDS": "20",
     "CLOUDPUSH_HEARTBEAT_SECONDS": "0.3",
     "CLOUDPUSH_RETRY_BASE_SECONDS": "0.1",
     "CLOUDPUSH_RETRY_CAP_SECONDS": "0.4",
@@ -81,6 +83,19 @@ IAM: dict[str, Any] = {
         }
     ],
 }
+
+
+class Exit(IntEnum):
+    """The exit codes that scripts rely on, written down once more: the product's own could change unnoticed."""
+
+    SUCCEEDED = 0
+    BAD_INPUT = 2
+    FAILED = 3
+    UNVERIFIED = 4
+    CANCELLED = 5
+    UNAVAILABLE = 6
+    TIMED_OUT = 7
+    UNSOUND = 8
 
 
 @dataclass(frozen=True)
@@ -231,6 +246,13 @@ class Live:
         url = self.settings.database_url.replace("cloudpush_app@", "postgres@")
         return psycopg.connect(url, autocommit=True)
 
+    def wait_until_stuck(self, bucket: str) -> str:
+        """Return the id of the newest push into ``bucket`` once its upload is stuck at the gate."""
+        which = Filter(bucket=bucket)
+        until(lambda: self.gate.held, "an upload is stuck", lambda: str(self.services.history.pushes(which, limit=1)))
+        [row] = self.services.history.pushes(which, limit=1)
+        return str(row["id"])
+
     # -- mischief -------------------------------------------------------------------------
 
     def process(self, name: str) -> psutil.Process:
@@ -268,11 +290,11 @@ class Live:
         return service["phase"] == "running" and service["pid"] not in (old, None)
 
 
-def until(true: Callable[[], bool], what: str) -> None:
-    """Poll until it is true; fail with ``what`` where it never is."""
+def until(true: Callable[[], bool], what: str, instead: Callable[[], str] = lambda: "") -> None:
+    """Poll until it is true; fail with ``what``, and what was seen ``instead``, where it never is."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not true():
-        assert time.monotonic() < deadline, f"never came true: {what}"
+        assert time.monotonic() < deadline, f"never came true: {what} {instead()}"
         time.sleep(0.02)
 
 
@@ -336,6 +358,6 @@ def _end(data: Path, environment: dict[str, str]) -> None:
     try:
         subprocess.run(down, env=environment, stdout=subprocess.DEVNULL, timeout=PATIENCE_SECONDS, check=True)
     except subprocess.SubprocessError:
-        holder = json.loads((data / "lock").read_text())
-        os.kill(holder["pid"], signal.SIGKILL)  # what it started dies with it
+        with suppress(OSError, ValueError):  # it never got so far, or is going
+            os.kill(json.loads((data / "lock").read_text())["pid"], signal.SIGKILL)  # what it started dies with it
         raise

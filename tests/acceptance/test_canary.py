@@ -21,9 +21,8 @@ from psycopg import sql
 
 import servers
 from acceptance import searcher
-from acceptance.live import ROLE_ARN, STEM, Live, marked, until
+from acceptance.live import ROLE_ARN, STEM, Exit, Live, marked, until
 from acceptance.searcher import Thing, Traffic
-from cloudpush.cli.exits import Exit
 
 pytestmark = pytest.mark.xdist_group("live")
 
@@ -102,7 +101,7 @@ def released(live: Live, places: Places, tmp_path_factory: pytest.TempPathFactor
     bucket, big, small = live.cloud.make_bucket(), live.big_source(), live.source("small", {"a": b"a", "b": b"b"})
     with live.gate.closed():
         slow = live.cli.start("push", big, f"s3://{bucket}/slow", "--credential", by_stdin, "--wait")
-        live.gate.wait_until_held()
+        live.wait_until_stuck(bucket)
         found = searcher.hits(needles, places.everything())
     codes = {
         "slow": live.cli.end(slow).code,

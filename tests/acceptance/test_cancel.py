@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from acceptance.live import Cli, Live, until
-from cloudpush.audit.history import Filter
-from cloudpush.cli.exits import Exit
+from acceptance.live import Cli, Exit, Live, until
 
 pytestmark = pytest.mark.xdist_group("live")
 
@@ -16,19 +14,18 @@ def test_cancel_in_mid_file_leaves_nothing_behind(live: Live, bucket: str, gated
     source = live.big_source()
     with live.gate.closed():
         waiting = live.cli.start("push", source, f"s3://{bucket}", "--credential", gated, "--wait")
-        live.gate.wait_until_held()
-        [row] = live.services.history.pushes(Filter(bucket=bucket))
+        push_id = live.wait_until_stuck(bucket)
 
-        asked = live.cli("cancel", str(row["id"]))
+        asked = live.cli("cancel", push_id)
         waited = live.cli.end(waiting)
         until(lambda: live.cloud.uploads(bucket) == [], "unfinished uploads are gone")
 
     assert (asked.code, asked.out, waited.code) == (
         Exit.SUCCEEDED,
-        f"{row['id']} stops within seconds.\n",
+        f"{push_id} stops within seconds.\n",
         Exit.CANCELLED,
     )
-    assert (live.row(str(row["id"]))["state"], live.cloud.keys(bucket)) == ("cancelled", {})
+    assert (live.row(push_id)["state"], live.cloud.keys(bucket)) == ("cancelled", {})
 
 
 def test_cancel_between_files_keeps_what_was_verified(live: Live, bucket: str, gated: str) -> None:
@@ -37,7 +34,7 @@ def test_cancel_between_files_keeps_what_was_verified(live: Live, bucket: str, g
     (source / "small.txt").write_bytes(b"small")
     with live.gate.closed():
         push_id = live.cli("push", source, f"s3://{bucket}", "--credential", gated).out.strip()
-        live.gate.wait_until_held()
+        live.wait_until_stuck(bucket)
 
         live.cli("cancel", push_id)
         ended = live.cli("wait", push_id, "--json")
@@ -78,7 +75,7 @@ def test_cancel_of_a_finished_push_changes_nothing(live: Live, bucket: str, good
     cancelled = live.cli("cancel", done["id"])
 
     assert (cancelled.code, cancelled.out) == (Exit.SUCCEEDED, f"{done['id']} is succeeded.\n")
-    assert (live.row(done["id"])["state"], live.cloud.keys(bucket)) == ("succeeded", {"file": 4})
+    assert (live.events(done["id"])[-1]["kind"], live.cloud.keys(bucket)) == ("push.succeeded", {"file": 4})
 
 
 def test_cancel_of_somebody_elses_push_is_refused(live: Live, cli: Cli, bucket: str) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
-from acceptance.live import Cli, Live, closed_port
-from cloudpush.cli.exits import Exit
+from acceptance.live import Cli, Exit, Live, closed_port
 
 pytestmark = pytest.mark.xdist_group("live")
 

@@ -14,15 +14,14 @@ from typing import Any
 import pytest
 
 import servers
-from acceptance.live import Cli, Live, until
+from acceptance.live import Cli, Exit, Live
 from cloudpush.audit.history import Filter
-from cloudpush.cli.exits import Exit
 
 pytestmark = pytest.mark.xdist_group("live")
 
 PREFIX = "names"
 #: A key of 1,024 bytes: the longest there is. No name in it is longer than file systems allow.
-LONGEST = "/".join(["k" * 200] * 4 + ["é" * 106 + "k"])
+LONGEST = "/".join(["k" * 200] * 4 + ["é" * 107])
 #: Larger than what is sent in one request, and no whole number of pieces.
 BIG_BYTES = 65 * 1024**2 + 1
 NAMES: dict[str, bytes] = {
@@ -282,8 +281,7 @@ def test_plain_lines_where_there_is_no_terminal(live: Live, bucket: str, gated: 
 
     with live.gate.closed():
         process = live.cli.start("push", source, f"s3://{bucket}", "--credential", gated, "--wait")
-        live.gate.wait_until_held()
-        until(lambda: _is_running(live, bucket), "the push is running")
+        push_id = live.wait_until_stuck(bucket)
         live.gate.open()
         run = live.cli.end(process)
 
@@ -295,7 +293,7 @@ def test_plain_lines_where_there_is_no_terminal(live: Live, bucket: str, gated: 
     assert (lines[-1], run.out.splitlines()) == (
         "succeeded: 96.0 MiB of 96.0 MiB",
         [
-            f"succeeded {live.services.history.pushes(Filter(bucket=bucket))[0]['id']} → s3://{bucket}",
+            f"succeeded {push_id} → s3://{bucket}",
             "  1 files, 96.0 MiB: 1 verified; proved by checksum",
         ],
     )
@@ -307,7 +305,7 @@ def test_progress_bar_on_a_terminal(live: Live, bucket: str, gated: str) -> None
 
     with live.gate.closed():
         push_id = live.cli("push", source, f"s3://{bucket}", "--credential", gated).out.strip()
-        live.gate.wait_until_held()
+        live.wait_until_stuck(bucket)
         terminal, theirs = pty.openpty()
         process = subprocess.Popen(
             live.cli.command("wait", push_id),
@@ -333,7 +331,3 @@ def _read_until(terminal: int, word: str) -> str:
         while word not in shown.decode(errors="ignore"):
             shown += os.read(terminal, 65536)
     return shown.decode(errors="replace")
-
-
-def _is_running(live: Live, bucket: str) -> bool:
-    return [row["state"] for row in live.services.history.pushes(Filter(bucket=bucket))] == ["running"]

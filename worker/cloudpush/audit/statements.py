@@ -16,7 +16,8 @@ _LEASE = "lease_token = :token, lease_until = clock_timestamp() + make_interval(
 _NO_LEASE = "lease_token = NULL, lease_until = NULL"
 
 # A push is claimed to be planned; once planned it is its parts that are claimed. Claims tell their event in the
-# same statement, which is then its own transaction: one round trip to the database and not four.
+# same statement, which is then its own transaction: one round trip to the database and not four. A claim need not reach
+# the disk at once: should Postgres crash right then, the push is queued again and the claimer has lost its lease.
 CLAIM_PUSH = sa.text(f"""
     WITH claimed AS (
     UPDATE push p SET state = 'running', {_LEASE}, attempt = p.attempt + 1,
@@ -26,7 +27,7 @@ CLAIM_PUSH = sa.text(f"""
         OR p.state = 'running' AND p.lease_until < clock_timestamp())
     RETURNING {_PUSH_COLUMNS})
     SELECT claimed.*, cloudpush_append(id, :worker, ARRAY['push.claimed'], ARRAY[NULL::uuid],
-        ARRAY[json_build_object('attempt', attempt)::text])
+        ARRAY[json_build_object('attempt', attempt)::text]), set_config('synchronous_commit', 'off', true)
     FROM claimed
 """)
 
