@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from uuid import UUID
@@ -143,17 +143,19 @@ class CloudPush:
         self, push: Push, part: Part, lease: Lease, hold: Hold, files: Callable[[], Sequence[PlannedFile]]
     ) -> State:
         results: Sequence[FileResult] = ()
-        try:
-            verdict, results = self._deliver(push, part, lease, hold, files())
-        except Exception as e:  # noqa: BLE001 -- the verdict is where every failure ends
-            verdict = self._fate(e, push, part.strikes)
-        state = self._store.end_part(push, part, lease, verdict, results)
-        if state.final:
-            self._announcer.ended(push.id, state)
+        # What was opened is closed when the verdict is out: nobody waits for rclone to forget.
+        with ExitStack() as opened:
+            try:
+                verdict, results = self._deliver(push, part, lease, hold, files(), opened)
+            except Exception as e:  # noqa: BLE001 -- the verdict is where every failure ends
+                verdict = self._fate(e, push, part.strikes)
+            state = self._store.end_part(push, part, lease, verdict, results)
+            if state.final:
+                self._announcer.ended(push.id, state)
         return state
 
     def _deliver(
-        self, push: Push, part: Part, lease: Lease, hold: Hold, files: Sequence[PlannedFile]
+        self, push: Push, part: Part, lease: Lease, hold: Hold, files: Sequence[PlannedFile], opened: ExitStack
     ) -> tuple[Verdict, Sequence[FileResult]]:
         """Resolve the credential, then transfer, verify and record batch by batch.
 
@@ -164,33 +166,30 @@ class CloudPush:
         group = f"{push.id.hex}-{part.number}-{lease.token.hex[:8]}"
         passing: list[CloudPushError] = []
         last: Sequence[FileResult] = ()
-        with (
-            self._engine.open(push.destination, secret, group) as session,
-            ThreadPoolExecutor(LANES, "lane") as lanes,
-            ThreadPoolExecutor(LANES, "reader") as readers,
-        ):
-            delivery = Delivery(
-                push=push,
-                root=root,
-                roots=real_roots(self._roots),
-                secret=secret,
-                session=session,
-                inspector=self._inspector,
-                control=hold,
-                helpers=readers,
-                now=self._clock.now,
-            )
-            if part.attempt > 1:
-                _tidy_up(session, files, hold)
-            with hold.reporting(session.progress):
-                try:
-                    for results in _in_lanes(lanes, delivery, files):
-                        self._store.record_files(part, lease, last)
-                        last = results
-                        passing += [r.error for r in results if r.error is not None and r.error.code.retryable]
-                except Exception:
+        session = opened.enter_context(self._engine.open(push.destination, secret, group))
+        lanes = opened.enter_context(ThreadPoolExecutor(LANES, "lane"))
+        delivery = Delivery(
+            push=push,
+            root=root,
+            roots=real_roots(self._roots),
+            secret=secret,
+            session=session,
+            inspector=self._inspector,
+            control=hold,
+            helpers=opened.enter_context(ThreadPoolExecutor(LANES, "reader")),
+            now=self._clock.now,
+        )
+        if part.attempt > 1:
+            _tidy_up(session, files, hold)
+        with hold.reporting(session.progress):
+            try:
+                for results in _in_lanes(lanes, delivery, files):
                     self._store.record_files(part, lease, last)
-                    raise
+                    last = results
+                    passing += [r.error for r in results if r.error is not None and r.error.code.retryable]
+            except Exception:
+                self._store.record_files(part, lease, last)
+                raise
         if passing:
             return self._fate(passing[0], push, part.strikes), last
         return Verdict(State.SUCCEEDED), last
