@@ -110,8 +110,8 @@ RECORD_FILES = sa.text("""
     FROM unnest(CAST(:seq AS int8[]), CAST(:state AS text[]), CAST(:strength AS text[]), CAST(:sha256 AS bytea[]),
                 CAST(:expected AS text[]), CAST(:etag AS text[]), CAST(:version_id AS text[]),
                 CAST(:uploaded_at AS timestamptz[]), CAST(:code AS text[]), CAST(:message AS text[]))
-         AS r (seq, state, strength, sha256, expected, etag, version_id, uploaded_at, code, message), held
-    WHERE file.push_id = held.push_id AND file.seq = r.seq AND file.state = 'planned'
+         AS r (seq, state, strength, sha256, expected, etag, version_id, uploaded_at, code, message)
+    WHERE file.push_id = :id AND file.seq = r.seq AND file.state = 'planned' AND EXISTS (SELECT FROM held)
 """)
 
 # What failed in passing keeps its own words when its time is up; what was cancelled was cancelled.
