@@ -1,4 +1,4 @@
-"""``python -m chaos --rounds 50 [--seed N] [--only TARGET]``: exit code 1 if anything was not right."""
+"""``PYTHONPATH=tests python -m chaos --rounds 50 [--seed N] [--only TARGET]``: exit code 1 if anything was not right."""
 
 from __future__ import annotations
 
