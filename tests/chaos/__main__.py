@@ -8,6 +8,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def main() -> None:
                 )
                 for problem in outcome.problems:
                     print(f"       {problem}")
+                if args.only:
+                    # `up` gives up on a service that ends five times within a minute, as it should.
+                    time.sleep(max(0.0, 13.0 - outcome.took))
     finally:
         if not args.keep and not problems:
             shutil.rmtree(base, ignore_errors=True)

@@ -84,6 +84,7 @@ class WorkerServices:
     name: str
     cloudpush: CloudPush
     celery: Celery
+    announcer: Announcer
     leases: LeaseKeeper
     engine: Rclone
     _closing: ExitStack = field(repr=False)
@@ -183,7 +184,7 @@ def build_worker(settings: Settings) -> WorkerServices:
         limits=Limits(settings.part_files, settings.part_bytes),
         roots=settings.source_roots,
     )
-    return WorkerServices(name, cloudpush, celery, leases, engine, closing)
+    return WorkerServices(name, cloudpush, celery, announcer, leases, engine, closing)
 
 
 def build_sweeper(settings: Settings) -> SweeperServices:

@@ -12,6 +12,7 @@ import typer
 from cloudpush.logs import get_logger, setup_logs
 from cloudpush.settings import read_settings
 from cloudpush.tasks import register
+from cloudpush.watchdog import watch_over
 from cloudpush.wiring import build_sweeper, build_worker
 
 log = get_logger(__name__)
@@ -31,6 +32,7 @@ def worker(
     setup_logs(settings.log_level, settings.log_format)
     services = build_worker(settings)
     register(services.celery, services.cloudpush)
+    watch_over(services.celery, services.announcer.length)
     services.start()
     # Each task is told once, by its own door, with what came of it.
     for name in ("celery.app.trace", "celery.worker.strategy"):
