@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # Browsers of secrets should find none: tests and demo get no CLOUDPUSH_* of the caller's.
 CLEAN := env -u CLOUDPUSH_ENV_FILE -u CLOUDPUSH_DATA_DIR
 WORKERS ?= 2
+comma := ,
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit check bench chaos lock clean
@@ -13,14 +14,23 @@ WORKERS ?= 2
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-$(VENV)/.ready: pyproject.toml constraints.txt
-	@echo "▸ creating $(VENV) (Python 3.11 or newer) and installing CloudPush with everything the demo and the tests need"
+# $(1): what is installed beside CloudPush
+define install
+	@echo "▸ creating $(VENV) (Python 3.11 or newer) and installing CloudPush with its extras: $(1)"
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.version.split()[0]} found; set PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
 	@touch $@
+endef
 
-demo: $(VENV)/.ready ## Start everything, push real data to a local S3 server, show the record, stop
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(call install,test)
+
+# The demo needs no test tools, and whoever tries it does not want to wait for them.
+$(VENV)/.ready-demo: pyproject.toml constraints.txt
+	$(call install,embedded$(comma)demo)
+
+demo: $(VENV)/.ready-demo ## Start everything, push real data to a local S3 server, show the record, stop
 	@$(CLEAN) $(BIN)/cloudpush demo
 
 test: $(VENV)/.ready ## Run every test, on real servers that it starts and stops itself
