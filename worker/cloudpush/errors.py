@@ -35,11 +35,12 @@ class Actor(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a code means to whoever reads it: may we retry, who must act, what to do."""
+    """What a code means to whoever reads it: may we retry, do we wait for somebody, who must act, what to do."""
 
     retryable: bool
     actor: Actor
     fix: str
+    waits: bool = False
 
 
 class Code(StrEnum):
@@ -59,6 +60,7 @@ class Code(StrEnum):
     SOURCE_MISSING = "SOURCE_MISSING"
     SOURCE_UNREADABLE = "SOURCE_UNREADABLE"
     SOURCE_CHANGED = "SOURCE_CHANGED"
+    SOURCE_DIFFERS = "SOURCE_DIFFERS"
     SOURCE_NOT_A_FILE = "SOURCE_NOT_A_FILE"
     SOURCE_EMPTY = "SOURCE_EMPTY"
     NAME_NOT_A_KEY = "NAME_NOT_A_KEY"
@@ -66,6 +68,12 @@ class Code(StrEnum):
     CREDENTIAL_EXPIRED = "CREDENTIAL_EXPIRED"
     CREDENTIAL_PURGED = "CREDENTIAL_PURGED"
     CREDENTIAL_CORRUPT = "CREDENTIAL_CORRUPT"
+    # signed URLs
+    BAD_MANIFEST = "BAD_MANIFEST"
+    URL_UNUSABLE = "URL_UNUSABLE"
+    URL_EXPIRED = "URL_EXPIRED"
+    URL_NOT_YET_VALID = "URL_NOT_YET_VALID"
+    UPLOAD_GONE = "UPLOAD_GONE"
     VAULT_SEALED = "VAULT_SEALED"
     VAULT_UNREACHABLE = "VAULT_UNREACHABLE"
     VAULT_DENIED = "VAULT_DENIED"
@@ -112,6 +120,11 @@ class Code(StrEnum):
         return MEANINGS[self].retryable
 
     @property
+    def waits(self) -> bool:
+        """Whether the push pauses until somebody hands over what it needs, and then goes on where it stopped."""
+        return MEANINGS[self].waits
+
+    @property
     def actor(self) -> Actor:
         """Who must act."""
         return MEANINGS[self].actor
@@ -134,6 +147,10 @@ def _passes(fix: str, actor: Actor = Actor.NOBODY) -> Meaning:
     return Meaning(retryable=True, actor=actor, fix=fix)
 
 
+def _waits(fix: str) -> Meaning:
+    return Meaning(retryable=False, actor=Actor.USER, fix=fix, waits=True)
+
+
 MEANINGS: dict[Code, Meaning] = {
     Code.BAD_INPUT: _user("Correct the field that the message names and submit again."),
     Code.BAD_URI: _user("Write the destination as s3://BUCKET/PREFIX (or r2://, b2://, minio://, seaweedfs://)."),
@@ -149,6 +166,7 @@ MEANINGS: dict[Code, Meaning] = {
     Code.SOURCE_MISSING: _user("Check the path; the worker must see it under the same name."),
     Code.SOURCE_UNREADABLE: _operator("Give the worker's account read access to the file."),
     Code.SOURCE_CHANGED: _user("Push again once the pipeline has finished writing."),
+    Code.SOURCE_DIFFERS: _user("The file is not the one that the manifest describes: correct its digest or the file."),
     Code.SOURCE_NOT_A_FILE: _user("Devices, sockets and pipes cannot be pushed; exclude them."),
     Code.SOURCE_EMPTY: _user("Nothing matched; check the path and the include and exclude patterns."),
     Code.NAME_NOT_A_KEY: _user("Rename the file: keys are UTF-8, at most 1,024 bytes, without . and .. segments."),
@@ -156,6 +174,13 @@ MEANINGS: dict[Code, Meaning] = {
     Code.CREDENTIAL_PURGED: _user("The secret was destroyed; add a new credential."),
     Code.CREDENTIAL_CORRUPT: _operator(
         "The sealed secret does not decrypt under its own name: investigate, then add it anew."
+    ),
+    Code.BAD_MANIFEST: _user("Correct the rows that the message names and submit again; see docs/signed-urls.md."),
+    Code.URL_UNUSABLE: _user("Sign the URL again as the message says; see docs/signed-urls.md."),
+    Code.URL_EXPIRED: _waits("Hand over fresh URLs with `cloudpush resign PUSH`; the push goes on where it stopped."),
+    Code.URL_NOT_YET_VALID: _user("Sign the URL without a start time, or submit once it is valid."),
+    Code.UPLOAD_GONE: _waits(
+        "The multipart upload was aborted: hand over the URLs of a new one with `cloudpush resign`."
     ),
     Code.VAULT_SEALED: _operator("Unseal Vault; pushes go on by themselves.", retryable=True),
     Code.VAULT_UNREACHABLE: _operator("Start Vault or mend the network; pushes go on by themselves.", retryable=True),

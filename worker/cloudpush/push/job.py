@@ -52,7 +52,7 @@ class Secret(Protocol):
 
     @property
     def kind(self) -> str:
-        """``access_key``, later ``signed_url``, ``oauth_grant``."""
+        """``access_key``, ``resign_hook``, later ``oauth_grant``."""
 
     @property
     def endpoint(self) -> str:
@@ -89,6 +89,8 @@ class Push:
     attempt: int = 1  # how often it was claimed
     strikes: int = 0  # how many of those failures count against it
     cancelled: bool = False  # somebody asked to stop it before this claim
+    endpoint: str = ""  # of its credential; with signed URLs the origin that all of them lead to
+    hook_id: UUID | None = None  # a credential of kind resign_hook: whom to ask for fresh URLs
 
 
 @dataclass(frozen=True, slots=True)

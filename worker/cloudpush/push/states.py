@@ -14,7 +14,7 @@ class State(StrEnum):
 
     QUEUED = "queued"  # stored; nobody executes it now
     RUNNING = "running"  # a worker holds the lease
-    AWAITING_CONSENT = "awaiting_consent"  # paused until its grant is valid again
+    AWAITING_CONSENT = "awaiting_consent"  # paused until its grant is valid again, or fresh URLs are handed over
     SUCCEEDED = "succeeded"  # every file is there and proved as strongly as demanded
     UNVERIFIED = "unverified"  # uploaded, but not proved as strongly as demanded
     FAILED = "failed"  # ended with a code; see who must act
@@ -38,7 +38,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
             State.CANCELLED,
         }
     ),
-    State.AWAITING_CONSENT: frozenset({State.QUEUED, State.FAILED, State.CANCELLED}),
+    # A planned push goes on with its parts, which are queued; one that was not planned is queued itself.
+    State.AWAITING_CONSENT: frozenset({State.QUEUED, State.RUNNING, State.FAILED, State.CANCELLED}),
     State.SUCCEEDED: frozenset(),
     State.UNVERIFIED: frozenset(),
     State.FAILED: frozenset(),
@@ -104,7 +105,10 @@ class Event(StrEnum):
     PUSH_RETRY_SCHEDULED = "push.retry_scheduled"  # failed for a passing reason
     PUSH_LEASE_EXPIRED = "push.lease_expired"  # its worker vanished
     PUSH_CANCEL_REQUESTED = "push.cancel_requested"  # somebody asked to stop
-    PUSH_AWAITING_CONSENT = "push.awaiting_consent"
+    PUSH_AWAITING_CONSENT = "push.awaiting_consent"  # every part that is not over waits for a user
+    PUSH_RESUMED = "push.resumed"  # the waiting parts are queued again; says why
+    PUSH_RESIGNED = "push.resigned"  # somebody handed over fresh URLs: another sealed set
+    PUSH_RESIGN_ASKED = "push.resign_asked"  # a worker asked the registered callback for fresh URLs
     PUSH_SUCCEEDED = "push.succeeded"
     PUSH_UNVERIFIED = "push.unverified"
     PUSH_FAILED = "push.failed"
@@ -112,6 +116,7 @@ class Event(StrEnum):
     PART_CLAIMED = "part.claimed"
     PART_RETRY_SCHEDULED = "part.retry_scheduled"
     PART_LEASE_EXPIRED = "part.lease_expired"
+    PART_PAUSED = "part.paused"  # waits for a user, with the code that says for what
     PART_FINISHED = "part.finished"  # carries the digest of the part's file rows
     FILE_FAILED = "file.failed"  # with the provider's words, redacted
     CREDENTIAL_SEALING = "credential.sealing"  # row written, secret on its way to Vault
