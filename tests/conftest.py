@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
 
 import servers
 from cloudpush.settings import Settings
+from cloudpush.stack.azurite import Azurite
 from cloudpush.stack.services import OpenBao, Postgres, Valkey
+
+if TYPE_CHECKING:  # loaded by whoever asks for them: they and the providers' libraries take a second
+    from doubles.aws_proxy import AwsProxy
+    from doubles.gcs import GcsDouble
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +84,33 @@ def seaweedfs(server_dir: Path) -> Iterator[servers.Cloud]:
     """A user's cloud: `.endpoint`, `.admin`, `.writer`, `.make_bucket()`, `.keys(bucket)`."""
     with servers.running(servers.make_seaweedfs(server_dir)) as server:
         yield servers.Cloud(server)
+
+
+@pytest.fixture(scope="session")
+def azurite(server_dir: Path) -> Iterator[Azurite]:
+    """A user's storage account: `.endpoint`, `.account`, `.make_container()`."""
+    with servers.running(servers.make_azurite(server_dir)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def aws(seaweedfs: servers.Cloud) -> Iterator[AwsProxy]:
+    """The user's cloud behind a proxy that refuses what AWS refuses; the cloud's own keys sign."""
+    from doubles.aws_proxy import AwsProxy
+
+    keys = (seaweedfs.admin, seaweedfs.writer, seaweedfs.reader)
+    with AwsProxy(seaweedfs.endpoint, seaweedfs.admin, keys) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def gcs() -> Iterator[GcsDouble]:
+    """Google Cloud Storage with one bucket, `bucket`; the witness in signers.py signs."""
+    from doubles.gcs import GcsDouble
+    from signers import GcsSigner, gcs_key
+
+    with GcsDouble({GcsSigner.ACCOUNT: gcs_key().public_key()}) as double:
+        yield double
 
 
 @pytest.fixture(scope="module")

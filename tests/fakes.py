@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from builders import NOON
 from cloudpush.errors import BrokerError, Cancelled, CloudPushError, Code, CredentialError, LeaseLost, StoreError
 from cloudpush.push.job import FileResult, Lease, Page, Part, PlannedFile, Progress, Push, Refusal, Tally, Verdict
 from cloudpush.push.ports import Announcer, Clock, Store
+from cloudpush.push.signed.model import SIGNED_URLS, Piece, SheetCard
+from cloudpush.push.signed.ports import SheetStore
 from cloudpush.push.states import ENDINGS, Event, FileState, State, Strength
 
 
@@ -93,6 +95,28 @@ class FileStanding:
 
 
 @dataclass
+class FakeSet:
+    """A set of signed URLs: its life, and where its blocks lie. Tests change it as they please."""
+
+    state: str = "active"
+    expires: datetime | None = None
+    purge_after: datetime | None = None
+    cards: list[SheetCard] = field(default_factory=list)
+    gone: set[int] = field(default_factory=set)  # numbers of sessions whose upload is gone
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What ``note_resign`` was told."""
+
+    part: int
+    asked: int
+    got: int
+    host: str
+    error: str
+
+
+@dataclass
 class _Row:
     """What pushes and parts have in common: a state, a lease and a next attempt."""
 
@@ -147,13 +171,22 @@ class _Push(_Row):
     cancelled: bool = False
     parts: dict[int, _Part] = field(default_factory=dict)
     files: dict[int, _File] = field(default_factory=dict)
+    renewals: list[UUID] = field(default_factory=list)
+    pieces: dict[tuple[int, int], Piece] = field(default_factory=dict)
+
+    @property
+    def sets(self) -> list[UUID]:
+        """What was handed over, oldest first."""
+        return [self.push.credential_id, *self.renewals]
 
     def files_of(self, part: Part) -> list[_File]:
         return [f for seq, f in sorted(self.files.items()) if part.first <= seq <= part.last]
 
 
-class FakeStore(Store):
-    """``push.ports.Store`` in memory, with the few things that intake does to it.
+class FakeStore(Store, SheetStore):
+    """``push.ports.Store`` and ``push.signed.ports.SheetStore`` in memory, with the few things that intake does to it.
+
+    ``credential_state`` and ``credential_expires`` are those of every credential but sets, which ``set_of`` gives.
 
     ``failing`` is raised by every call while it is set. ``during`` runs once, at the start of the call it names,
     for what happens in between: ``{"record_files": lambda: store.cancel(push.id)}``.
@@ -167,6 +200,8 @@ class FakeStore(Store):
         self.credential_expires: datetime | None = None
         self.moments: dict[UUID, Progress] = {}
         self.calls: Counter[str] = Counter()
+        self.asked: list[Asked] = []
+        self._sets: dict[UUID, FakeSet] = {}
         self._rows: dict[UUID, _Push] = {}
         self._events: list[tuple[UUID, Event]] = []
         self._lock = threading.RLock()
@@ -186,12 +221,32 @@ class FakeStore(Store):
             return row.state
         row.cancelled = True
         self._tell(push_id, Event.PUSH_CANCEL_REQUESTED)
-        if row.state is not State.RUNNING:
+        if row.state is not State.RUNNING and not row.planned:
             row.let_go(State.CANCELLED, Cancelled())
             self._tell(push_id, Event.PUSH_CANCELLED)
+            self._end_sets(row)
+        else:
+            self._resume(row)
         for part in row.parts.values():
             part.due = None
         return row.state
+
+    def resign(self, push_id: UUID, credential_id: UUID) -> State:
+        """Hand over another set: what waits is queued again."""
+        row = self._rows[push_id]
+        row.renewals.append(credential_id)
+        self._tell(push_id, Event.PUSH_RESIGNED)
+        self._resume(row)
+        return row.state
+
+    def release_impatient(self, patience: float) -> int:
+        """What the sweep does with pushes that waited for too long; ``patience`` in seconds."""
+        before = self.clock.now() - timedelta(seconds=patience)
+        return sum(self._resume(row) for row in self._rows.values() if row.push.created_at < before)
+
+    def set_of(self, credential_id: UUID) -> FakeSet:
+        """The set of that id, active and without blocks until somebody changes it."""
+        return self._sets.setdefault(credential_id, FakeSet())
 
     # -- what a test looks at ----------------------------------------------------------------
 
@@ -279,10 +334,11 @@ class FakeStore(Store):
             files = self._rows[part.push_id].files_of(part)
             return [f.row for f in files if f.state is FileState.PLANNED and isinstance(f.row, PlannedFile)]
 
-    def record_credential_use(self, push: Push, part: Part, lease: Lease) -> None:
+    def record_credential_use(self, push: Push, part: Part, lease: Lease, *, ending: bool = False) -> None:
         with self._call("record_credential_use"):
             self._hold(part, lease)
-            self._check_usable(push)
+            if not ending:
+                self._check_usable(push)
             self._tell(push.id, Event.CREDENTIAL_USED)
 
     def record_files(self, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
@@ -304,7 +360,11 @@ class FakeStore(Store):
         self.record_files(part, lease, results)
         with self._call("end_part"):
             row, mine = self._rows[push.id], self._hold(part, lease)
-            if verdict.state is State.QUEUED:
+            if verdict.state is State.AWAITING_CONSENT and not self._came_meanwhile(row, push):
+                mine.let_go(State.AWAITING_CONSENT, verdict.error)
+                self._tell(push.id, Event.PART_PAUSED)
+                return self._pause_where_all_wait(row)
+            if verdict.state in (State.QUEUED, State.AWAITING_CONSENT):
                 mine.retry(verdict, self.clock.now(), at_once=row.cancelled)
                 self._tell(push.id, Event.PART_RETRY_SCHEDULED)
                 return row.state
@@ -317,18 +377,23 @@ class FakeStore(Store):
             self._tell(push.id, Event.PART_FINISHED)
             if all(p.state.final for p in row.parts.values()):
                 self._end_with_parts(row)
-            return row.state
+            return self._pause_where_all_wait(row)
 
     def end_push(self, push: Push, lease: Lease, verdict: Verdict) -> None:
         with self._call("end_push"):
             row = self._rows[push.id]
             row.check(lease)
-            if verdict.state is State.QUEUED:
+            if verdict.state is State.AWAITING_CONSENT and not self._came_meanwhile(row, push):
+                row.let_go(State.AWAITING_CONSENT, verdict.error)
+                self._tell(push.id, Event.PUSH_AWAITING_CONSENT)
+                return
+            if verdict.state in (State.QUEUED, State.AWAITING_CONSENT):
                 row.retry(verdict, self.clock.now(), at_once=row.cancelled)
                 self._tell(push.id, Event.PUSH_RETRY_SCHEDULED)
                 return
             row.let_go(verdict.state, verdict.error)
             self._tell(push.id, ENDINGS[verdict.state])
+            self._end_sets(row)
 
     def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, bool]:
         with self._call("extend"):
@@ -345,6 +410,73 @@ class FakeStore(Store):
         with self._call("note_progress"):
             self.moments.update(moments)
 
+    # -- the port of sets --------------------------------------------------------------------------
+
+    def sheets(self, push: Push, first: int, last: int | None) -> tuple[UUID, Sequence[SheetCard]]:
+        with self._call("sheets"):
+            current = self._rows[push.id].sets[-1]
+            found = self.set_of(current)
+            cards = sorted(found.cards, key=lambda card: card.number) if found.state == "active" else []
+            return current, [
+                card
+                for card in cards
+                if card.last >= first and (last is None or card.first <= last) and card.number not in found.gone
+            ]
+
+    def sessions(self, part: Part) -> Sequence[tuple[UUID, SheetCard]]:
+        with self._call("sessions"):
+            row = self._rows[part.push_id]
+            newest: dict[int, tuple[UUID, SheetCard]] = {}
+            for credential_id in row.sets:
+                found = self.set_of(credential_id)
+                cards = sorted(found.cards, key=lambda card: card.number) if found.state == "active" else []
+                for card in cards:
+                    if card.session and card.number not in found.gone and self._open(row, part, card.first):
+                        newest[card.first] = (credential_id, card)
+            return [newest[seq] for seq in sorted(newest)]
+
+    def pieces(self, part: Part) -> Sequence[Piece]:
+        with self._call("pieces"):
+            row = self._rows[part.push_id]
+            return [piece for (seq, _), piece in sorted(row.pieces.items()) if self._open(row, part, seq)]
+
+    def record_pieces(self, part: Part, lease: Lease, pieces: Sequence[Piece]) -> None:
+        with self._call("record_pieces"):
+            self._hold(part, lease)
+            self._rows[part.push_id].pieces.update({(p.seq, p.number): p for p in pieces})
+
+    def forget_pieces(self, part: Part, lease: Lease, seq: int) -> None:
+        with self._call("forget_pieces"):
+            self._hold(part, lease)
+            row = self._rows[part.push_id]
+            row.pieces = {key: piece for key, piece in row.pieces.items() if key[0] != seq}
+            for credential_id in row.sets:
+                found = self.set_of(credential_id)
+                found.gone |= {card.number for card in found.cards if card.session and card.first == seq}
+
+    def add_session(self, push: Push, part: Part, lease: Lease, seq: int, seconds: float) -> tuple[UUID, int]:
+        with self._call("add_session"):
+            self._hold(part, lease)
+            row, until = self._rows[push.id], self.clock.now() + timedelta(seconds=seconds)
+            current = row.sets[-1]
+            if self.set_of(current).state != "active":
+                current = uuid4()
+                row.renewals.append(current)
+                self._tell(push.id, Event.PUSH_RESIGNED)
+                self.set_of(current).purge_after = until
+            found = self.set_of(current)
+            if found.purge_after is not None:
+                found.purge_after = max(found.purge_after, until)
+            number = max((card.number for card in found.cards), default=0) + 1
+            found.cards.append(SheetCard(number, seq, seq, session=True))
+            return current, number
+
+    def note_resign(self, push: Push, part: Part, lease: Lease, asked: int, got: int, host: str, error: str) -> None:
+        with self._call("note_resign"):
+            self._hold(part, lease)
+            self.asked.append(Asked(part.number, asked, got, host, error))
+            self._tell(push.id, Event.PUSH_RESIGN_ASKED)
+
     # -- pieces ------------------------------------------------------------------------------
 
     @contextmanager
@@ -358,12 +490,70 @@ class FakeStore(Store):
             yield
 
     def _check_usable(self, push: Push) -> None:
-        if self._rows[push.id].cancelled:
+        row = self._rows[push.id]
+        if row.cancelled:
             raise Cancelled
+        if push.credential_kind == SIGNED_URLS:
+            self._check_set(row)
+            return
         if self.credential_state != "active":
             raise CredentialError(Code.CREDENTIAL_PURGED, f"The credential is {self.credential_state}.")
         if self.credential_expires is not None and self.credential_expires <= self.clock.now():
             raise CredentialError(Code.CREDENTIAL_EXPIRED, "The credential expired.")
+
+    def _check_set(self, row: _Push) -> None:
+        current = self.set_of(row.sets[-1])
+        expired = current.expires is not None and current.expires <= self.clock.now()
+        if not expired and current.state == "active":
+            return
+        if row.push.hook_id is None and not self._sessions_left(row):
+            raise CredentialError(Code.URL_EXPIRED, "The push's signed URLs are gone.")
+
+    def _sessions_left(self, row: _Push) -> bool:
+        """Whether an upload that is under way needs no fresh URL."""
+        live = [found for found in map(self.set_of, row.sets) if found.state == "active"]
+        begun = {card.first for found in live for card in found.cards if card.session and card.number not in found.gone}
+        return any(row.files[seq].state is FileState.PLANNED for seq in begun if seq in row.files)
+
+    def _open(self, row: _Push, part: Part, seq: int) -> bool:
+        """Whether the file is the part's and has no verdict yet."""
+        return part.first <= seq <= part.last and row.files[seq].state is FileState.PLANNED
+
+    def _came_meanwhile(self, row: _Push, push: Push) -> bool:
+        """Whether fresh URLs, or a wish to stop, came after this worker's claim."""
+        return row.cancelled or row.sets[-1] != push.credential_id
+
+    def _pause_where_all_wait(self, row: _Push) -> State:
+        waiting = [p for _, p in sorted(row.parts.items()) if p.state is State.AWAITING_CONSENT]
+        if waiting and all(p.state.final or p.state is State.AWAITING_CONSENT for p in row.parts.values()):
+            row.let_go(State.AWAITING_CONSENT, waiting[0].error)
+            self._tell(row.push.id, Event.PUSH_AWAITING_CONSENT)
+        return row.state
+
+    def _resume(self, row: _Push) -> bool:
+        """Queue what waits again; whether anything did."""
+        waiting = [p for p in row.parts.values() if p.state is State.AWAITING_CONSENT]
+        if not waiting and row.state is not State.AWAITING_CONSENT:
+            return False
+        for part in waiting:
+            part.state, part.error, part.due = State.QUEUED, None, None
+        if row.state is State.AWAITING_CONSENT:
+            over = [p.error for _, p in sorted(row.parts.items()) if p.state.final and p.error]
+            row.state, row.error, row.due = (
+                State.RUNNING if row.planned else State.QUEUED,
+                over[0] if over else None,
+                None,
+            )
+        self._tell(row.push.id, Event.PUSH_RESUMED)
+        return True
+
+    def _end_sets(self, row: _Push) -> None:
+        """What the database does when a push ends: its sets are due for destruction, its pieces gone."""
+        row.pieces.clear()
+        if row.push.credential_kind != SIGNED_URLS:
+            return
+        for found in map(self.set_of, row.sets):
+            found.purge_after = min(found.purge_after or self.clock.now(), self.clock.now())
 
     def _hold(self, part: Part, lease: Lease) -> _Part:
         row = self._rows[part.push_id].parts[part.number]
@@ -389,13 +579,16 @@ class FakeStore(Store):
         decisive = next(p for _, p in sorted(row.parts.items()) if p.state is state)
         row.let_go(state, decisive.error)
         self._tell(row.push.id, ENDINGS[state])
+        self._end_sets(row)
 
     def _tell(self, push_id: UUID, kind: Event) -> None:
         self._events.append((push_id, kind))
 
 
 def _as_claimed(row: _Push) -> Push:
-    return replace(row.push, attempt=row.attempt, strikes=row.strikes, cancelled=row.cancelled)
+    return replace(
+        row.push, credential_id=row.sets[-1], attempt=row.attempt, strikes=row.strikes, cancelled=row.cancelled
+    )
 
 
 def _close(f: _File, verdict: Verdict) -> None:

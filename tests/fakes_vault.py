@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -18,13 +18,14 @@ from cloudpush.push.job import Secret
 
 
 class FakeVault:
-    """Sealer, Vault and Keeper in one. ``failing`` is raised by every call while it is set.
+    """Sealer, Vault, Safe and Keeper in one. ``failing`` is raised by every call while it is set.
 
     ``during`` runs at the start of the named call, for what happens in between: ``{"seal": callable}``.
     """
 
     def __init__(self) -> None:
         self.stored: dict[UUID, dict[str, Any]] = {}
+        self.sheets: dict[tuple[UUID, int], dict[str, Any]] = {}
         self.failing: VaultError | None = None
         self.during: dict[str, Callable[[], None]] = {}
         self._keys = {1: os.urandom(32)}
@@ -42,9 +43,16 @@ class FakeVault:
         self._enter("seal")
         if credential_id in self.stored:
             raise VaultError(Code.VAULT_DENIED, "There is something under this id already.")
-        key = os.urandom(32)
-        envelope = encrypt(dump(secret), key, self._wrap(key), Binding(owner, credential_id, secret.kind))
+        envelope = self._encrypt(dump(secret), Binding(owner, credential_id, secret.kind))
         self.stored[credential_id] = envelope.stored()
+        return envelope.key_version
+
+    def seal_sheet(self, credential_id: UUID, owner: str, number: int, plaintext: bytes) -> int:
+        self._enter("seal_sheet")
+        if (credential_id, number) in self.sheets:
+            raise VaultError(Code.VAULT_DENIED, "There is something under this number already.")
+        envelope = self._encrypt(plaintext, _sheet_binding(credential_id, owner, number))
+        self.sheets[credential_id, number] = envelope.stored()
         return envelope.key_version
 
     def unseal(self, credential_id: UUID, owner: str, kind: str) -> Secret:
@@ -53,9 +61,20 @@ class FakeVault:
         envelope = self._fetch(binding)
         return load(kind, decrypt(envelope, self._unwrap(envelope, binding), binding))
 
+    def open_sheet(self, credential_id: UUID, owner: str, number: int) -> bytes:
+        self._enter("open_sheet")
+        binding = _sheet_binding(credential_id, owner, number)
+        envelope = self._fetch_sheet(number, binding)
+        return decrypt(envelope, self._unwrap(envelope, binding), binding)
+
     def purge(self, credential_id: UUID) -> None:
         self._enter("purge")
         self.stored.pop(credential_id, None)
+
+    def purge_sheets(self, credential_id: UUID, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._enter("purge_sheets")
+            self.sheets.pop((credential_id, number), None)
 
     def rotate(self) -> int:
         self._enter("rotate")
@@ -75,6 +94,15 @@ class FakeVault:
             self.stored[credential_id] = envelope.stored()
         return envelope.key_version
 
+    def rewrap_sheet(self, credential_id: UUID, owner: str, number: int, version: int) -> int:
+        self._enter("rewrap_sheet")
+        binding = _sheet_binding(credential_id, owner, number)
+        envelope = self._fetch_sheet(number, binding)
+        if envelope.key_version < version:
+            envelope = envelope.rewrapped(self._wrap(self._unwrap(envelope, binding)))
+            self.sheets[credential_id, number] = envelope.stored()
+        return envelope.key_version
+
     def retire(self, version: int) -> None:
         self._enter("retire")
         self._oldest = version
@@ -90,6 +118,15 @@ class FakeVault:
             raise CredentialError(Code.CREDENTIAL_PURGED, "There is nothing under this id.")
         return read_envelope(self.stored[binding.credential_id], binding)
 
+    def _fetch_sheet(self, number: int, binding: Binding) -> Envelope:
+        if (binding.credential_id, number) not in self.sheets:
+            raise CredentialError(Code.CREDENTIAL_PURGED, "There is nothing under this number.")
+        return read_envelope(self.sheets[binding.credential_id, number], binding)
+
+    def _encrypt(self, plaintext: bytes, binding: Binding) -> Envelope:
+        key = os.urandom(32)
+        return encrypt(plaintext, key, self._wrap(key), binding)
+
     def _wrap(self, key: bytes) -> str:
         newest, nonce = max(self._keys), os.urandom(12)
         wrapped = nonce + AESGCM(self._keys[newest]).encrypt(nonce, key, None)
@@ -103,3 +140,7 @@ class FakeVault:
             return AESGCM(self._keys[envelope.key_version]).decrypt(wrapped[:12], wrapped[12:], None)
         except (InvalidTag, ValueError):
             raise binding.corrupt("has a data key that does not unwrap") from None
+
+
+def _sheet_binding(credential_id: UUID, owner: str, number: int) -> Binding:
+    return Binding(owner, credential_id, f"signed_urls.{number}")

@@ -8,15 +8,17 @@ from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 
-from builders import OWNER, a_destination, a_lease, a_page, a_request, done, verified
+from builders import ORIGIN, OWNER, a_destination, a_lease, a_page, a_request, done, verified
 from cloudpush.audit.credentials import Credentials
 from cloudpush.audit.database import make_engine
 from cloudpush.audit.desk import Desk
 from cloudpush.audit.history import History
 from cloudpush.audit.ledger import Ledger
+from cloudpush.audit.sheets import Sheets
 from cloudpush.push.custody import Credential, CredentialState
 from cloudpush.push.intake import CredentialCard
 from cloudpush.push.job import FileResult, Push, Request, Verdict
+from cloudpush.push.signed.model import SIGNED_URLS
 from cloudpush.push.states import State
 from cloudpush.stack.postgres import SUPERUSER
 from servers import Database
@@ -34,6 +36,7 @@ class Record:
         self.intruder = make_engine(database.admin_url.replace("cloudpush_owner", SUPERUSER))
         self.desk = Desk(self.app)
         self.ledger = Ledger(self.app, a_destination)
+        self.sheets = Sheets(self.app)
         self.history = History(self.app)
 
     def close(self) -> None:
@@ -58,13 +61,28 @@ class Record:
         credentials = Credentials(self.app)
         credentials.add(credential, owner)
         credentials.activate(credential.id, 1, owner)
-        return CredentialCard(credential.id, owner, "access_key", "active", credential.expires_at, "", "")
+        return CredentialCard(
+            credential.id, owner, credential.kind, "active", credential.expires_at, "", credential.endpoint
+        )
+
+    def set(self, owner: str = OWNER, **changes: Any) -> CredentialCard:
+        """A set of signed URLs, sealed and active."""
+        return self.credential(owner, **({"kind": SIGNED_URLS, "endpoint": ORIGIN} | changes))
 
     def submitted(self, request: Request | None = None, card: CredentialCard | None = None) -> UUID:
         """A push that waits."""
         request = request or a_request()
         card = card or self.credential(request.owner)
         return self.desk.store(request, card, a_destination(request.destination), bytes(32))[0]
+
+    def submitted_signed(self, **changes: Any) -> UUID:
+        """A push with signed URLs that waits; ``changes``: what ``store_signed`` takes by name."""
+        request = a_request()
+        return self.desk.store_signed(request, self.set(), a_destination(request.destination), bytes(32), **changes)[0]
+
+    def planned_signed(self, parts: int = 2) -> Push:
+        """A push with signed URLs of that many parts with two files each, all queued."""
+        return self._planned(self.submitted_signed(), parts, "planner")
 
     def running(self, seconds: float = 30, **request: Any) -> Push:
         """A push whose plan is complete, in the middle of its only part."""
@@ -76,8 +94,11 @@ class Record:
 
     def planned(self, parts: int = 2, *, worker: str = "planner") -> Push:
         """A push of that many parts with two files each, all queued."""
+        return self._planned(self.submitted(), parts, worker)
+
+    def _planned(self, push_id: UUID, parts: int, worker: str) -> Push:
         lease = a_lease(worker=worker)
-        push = self.ledger.claim_push(self.submitted(), lease)
+        push = self.ledger.claim_push(push_id, lease)
         assert push is not None
         for n in range(1, parts + 1):
             self.ledger.record_page(push, lease, a_page(push.id, n, first=2 * n - 1))

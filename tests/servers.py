@@ -22,6 +22,7 @@ from botocore.config import Config
 from cloudpush.audit.migrate import upgrade
 from cloudpush.settings import Settings
 from cloudpush.stack import binaries
+from cloudpush.stack.azurite import Azurite
 from cloudpush.stack.postgres import OWNER
 from cloudpush.stack.seaweedfs import S3Identity, SeaweedFS
 from cloudpush.stack.service import Service
@@ -159,6 +160,11 @@ def make_openbao(base: Path) -> OpenBao:
 def make_seaweedfs(base: Path) -> SeaweedFS:
     """A user's cloud without buckets."""
     return SeaweedFS(base / "seaweedfs", [ADMIN, WRITER, READER])
+
+
+def make_azurite(base: Path) -> Azurite:
+    """A user's storage account without containers."""
+    return Azurite(base / "azurite")
 
 
 def make_settings(

@@ -12,6 +12,7 @@ from uuid import UUID
 from builders import BUCKET, CREDENTIAL, OWNER, a_push
 from cloudpush.credentials.kinds import AccessKey, parse
 from cloudpush.errors import CloudPushError
+from cloudpush.push.couriers import Courier, KeyCourier
 from cloudpush.push.job import Destination, PlannedFile, Progress, Push, Secret
 from cloudpush.push.leases import LeaseKeeper
 from cloudpush.push.lifecycle import CloudPush
@@ -107,17 +108,18 @@ class World:
         self.bucket = FakeInspector(BUCKET)
         self.carrier = Carrier(self.bucket)
         self.leases = LeaseKeeper(self.store, self.announcer, worker="worker-1", seconds=30, heartbeat=1)
+        by_key = KeyCourier(
+            vault=self.vault, engine=self.carrier, inspector=self.bucket, clock=self.clock, roots=(source,)
+        )
+        self.couriers: dict[str, Courier] = {"access_key": by_key}
         self.cloudpush = CloudPush(
             store=self.store,
             announcer=self.announcer,
-            vault=self.vault,
-            engine=self.carrier,
-            inspector=self.bucket,
+            couriers=self.couriers,
             leases=self.leases,
             clock=self.clock,
             policy=policy or Policy(strikes=3, base=2, cap=300),
             limits=limits or Limits(),
-            roots=(source,),
         )
         self.vault.seal(CREDENTIAL, OWNER, an_access_key())
 

@@ -31,6 +31,7 @@ class Gate:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._held = 0
+        self.carried = 0  # bytes that came from clients and were handed on
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -87,6 +88,11 @@ class Gate:
             with self._lock:
                 self._held -= 1
 
+    def carry(self, count: int) -> None:
+        """Count what is handed on."""
+        with self._lock:
+            self.carried += count
+
     @property
     def is_open(self) -> bool:
         """Whether large bodies pass."""
@@ -120,6 +126,7 @@ class _Road:
             self._since_answer += len(block)
             if self._since_answer > PASSES_BYTES and not self._gate.is_open and not self._gate.hold(self._client):
                 return
+            self._gate.carry(len(block))
             self._server.sendall(block)
 
     def _down(self) -> None:

@@ -7,6 +7,7 @@ import json
 import secrets
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -22,12 +23,17 @@ from psycopg import sql
 import servers
 from acceptance import searcher
 from acceptance.live import ROLE_ARN, STEM, Exit, Live, marked, until
+from acceptance.portal import Portal
 from acceptance.searcher import Thing, Traffic
+from cloudpush.push.job import Request
 
 pytestmark = pytest.mark.xdist_group("live")
 
 #: Long enough for a push; SeaweedFS gives sessions of any length from here on.
 SESSION_SECONDS = 900
+
+#: How a manifest is handed over.
+URLS = ("--manifest", "-", "--manifest-format", "jsonl", "--json")
 
 #: Inside of it something is planted; it gives what to search.
 Place = AbstractContextManager[Iterator[Thing]]
@@ -98,18 +104,29 @@ def released(live: Live, places: Places, tmp_path_factory: pytest.TempPathFactor
     file.unlink()
     wrong_only = _add(live, "wrong", "--from-stdin", stdin=json.dumps(right | {"secret_access_key": marked()}))
 
+    portal = Portal(live.gate.endpoint, live.canary, live.cloud.make_bucket(), secret=marked())
+    callback = _hook(live, portal)
     bucket, big, small = live.cloud.make_bucket(), live.big_source(), live.source("small", {"a": b"a", "b": b"b"})
     with live.gate.closed():
         slow = live.cli.start("push", big, f"s3://{bucket}/slow", "--credential", by_stdin, "--wait")
         live.wait_until_stuck(bucket)
-        found = searcher.hits(needles, places.everything())
+        slow_urls = _push_urls(live, portal, big, callback)
+        live.wait_until_stuck(portal.bucket)
+        found = searcher.hits(needles | portal.signatures, places.everything())
     codes = {
         "slow": live.cli.end(slow).code,
         "session": _push(live, small, bucket, by_file),
         "wrong session": _push(live, small, bucket, by_environment),
         "wrong secret": _push(live, small, bucket, wrong_only),
+        "urls": live.cli("wait", slow_urls).code,
+        "renewed urls": live.cli("wait", _push_short_lived(live, portal, small, callback)).code,
+        "wrong urls": live.cli("wait", _push_urls(live, portal, small, callback, spoilt=True)).code,
+        "one url": live.cli(
+            *("push", small / "a", "--signed-url", "-", "--wait"), stdin=portal.rows(["a"], "single")[0]["url"]
+        ).code,
     }
-    return Canaries(needles, codes), found
+    portal.close()
+    return Canaries(needles | portal.signatures, codes), found
 
 
 def _session(live: Live) -> dict[str, str]:
@@ -136,6 +153,39 @@ def _add(live: Live, name: str, *how: str, stdin: str = "", **variables: str) ->
     return added.out.strip()
 
 
+def _hook(live: Live, portal: Portal) -> str:
+    """The portal's callback; its path and its secret are canaries, too."""
+    fields = json.dumps({"url": portal.callback, "secret": portal.secret})
+    added = live.cli(
+        "credential", "add", "--kind", "resign_hook", "--name", "canary-hook", "--from-stdin", stdin=fields
+    )
+    assert added.code == Exit.SUCCEEDED, added.err
+    return "canary-hook"
+
+
+def _push_urls(live: Live, portal: Portal, source: Path, callback: str, *, spoilt: bool = False) -> str:
+    """By a manifest on standard input, which is on no disk. ``spoilt``: no signature fits. Gives the push's id."""
+    rows = portal.rows([p.name for p in source.iterdir()], secrets.token_hex(4))
+    if spoilt:
+        rows = [{**row, "url": f"{row['url'][:-4]}0000"} for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    run = live.cli("push", source, *URLS, "--resign-hook", callback, stdin=text)
+    assert run.code == Exit.SUCCEEDED, run.err
+    push_id: str = run.json["push"]
+    live.cli("show", push_id, "--json", "--files", "0")
+    return push_id
+
+
+def _push_short_lived(live: Live, portal: Portal, source: Path, callback: str) -> str:
+    """By URLs that have expired when the worker comes to them. In this process: a command takes long to start."""
+    rows = portal.rows([p.name for p in source.iterdir()], "renewed", seconds=2)
+    with live.asleep("worker"):
+        request = Request(live.owner, live.owner, str(source), "", "")
+        push_id = live.services.signed.submit(request, enumerate(rows, 1), callback).push_id
+        time.sleep(2.5)
+    return str(push_id)
+
+
 def _push(live: Live, source: Path, bucket: str, credential: str) -> int:
     run = live.cli("push", source, f"s3://{bucket}/{credential}", "--credential", credential, "--wait", "--json")
     live.cli("show", run.json["id"], "--json", "--files", "0")
@@ -151,6 +201,10 @@ def test_pushes_with_canaries_end_as_they_should(released: tuple[Canaries, list[
         "session": Exit.SUCCEEDED,
         "wrong session": Exit.FAILED,
         "wrong secret": Exit.FAILED,
+        "urls": Exit.SUCCEEDED,
+        "renewed urls": Exit.SUCCEEDED,
+        "wrong urls": Exit.FAILED,
+        "one url": Exit.SUCCEEDED,
     }
 
 

@@ -15,10 +15,10 @@ import platform
 import sys
 from pathlib import Path
 
-from benchmarks import keys
+from benchmarks import keys, signed
 from benchmarks.stand import Row, running
 
-MEASURES = keys.MEASURES
+MEASURES = keys.MEASURES | signed.MEASURES
 
 
 def table(rows: list[Row]) -> str:

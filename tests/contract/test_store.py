@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-import sqlalchemy as sa
 
 from builders import (
-    OWNER,
-    a_destination,
     a_lease,
     a_page,
     a_push,
-    a_request,
     an_error,
     cancelled,
     done,
@@ -28,135 +22,12 @@ from builders import (
     unverified,
     verified,
 )
-from cloudpush.audit.database import append_event, make_engine
-from cloudpush.audit.desk import Desk
-from cloudpush.audit.history import History
-from cloudpush.audit.ledger import Ledger
 from cloudpush.errors import Cancelled, Code, CredentialError, LeaseLost
-from cloudpush.push.intake import CredentialCard
 from cloudpush.push.job import FileResult, Lease, Part, PlannedFile, Progress, Push
 from cloudpush.push.ports import Store
-from cloudpush.push.states import Event, FileState, State, Strength
-from fakes import FakeStore, FileStanding, Standing
-from servers import Database
-
-
-class Subject(Protocol):
-    """A store, with the hands that a test needs around it."""
-
-    @property
-    def store(self) -> Store: ...
-    def submit(self) -> UUID: ...
-    def cancel(self, push_id: UUID) -> State: ...
-    def let_pass(self, seconds: float) -> None: ...
-    def credential(self, state: str = "active", *, expired: bool = False) -> None: ...
-    def standing(self, push_id: UUID) -> Standing: ...
-    def part_standing(self, push_id: UUID, number: int) -> Standing: ...
-    def files(self, push_id: UUID) -> list[FileStanding]: ...
-    def events(self, push_id: UUID) -> list[str]: ...
-
-
-class InMemory:
-    """The fake."""
-
-    def __init__(self) -> None:
-        self.store = FakeStore()
-        self.cancel = self.store.cancel
-        self.let_pass = self.store.clock.advance
-        self.standing = self.store.standing
-        self.part_standing = self.store.part_standing
-        self.files = self.store.files
-        self.events = self.store.events
-
-    def submit(self) -> UUID:
-        return self.store.add(a_push())
-
-    def credential(self, state: str = "active", *, expired: bool = False) -> None:
-        self.store.credential_state = state
-        now = self.store.clock.now()
-        self.store.credential_expires = now - timedelta(seconds=1) if expired else None
-
-
-class InPostgres:
-    """The ledger. Time passes by moving what is stored into the past."""
-
-    def __init__(self, app: sa.Engine, owner: sa.Engine) -> None:
-        self._owner = owner
-        self._desk = Desk(app)
-        self._history = History(app)
-        self._credential = uuid4()
-        self.store = Ledger(app, a_destination)
-        with owner.begin() as c:
-            row = {"id": self._credential, "name": str(self._credential), "owner": OWNER}
-            c.execute(sa.text(ADD_CREDENTIAL), row)
-            append_event(c, self._credential, Event.CREDENTIAL_SEALING, OWNER, credential_id=self._credential)
-
-    def submit(self) -> UUID:
-        card = CredentialCard(self._credential, OWNER, "access_key", "active", None, "", "")
-        return self._desk.store(a_request(), card, a_destination(), bytes(32))[0]
-
-    def cancel(self, push_id: UUID) -> State:
-        return self._desk.cancel(push_id, OWNER, OWNER)
-
-    def let_pass(self, seconds: float) -> None:
-        with self._owner.begin() as c:
-            for table in ("push", "part"):
-                c.execute(sa.text(LET_PASS.format(table=table)), {"by": timedelta(seconds=seconds)})
-
-    def credential(self, state: str = "active", *, expired: bool = False) -> None:
-        row = {"id": self._credential, "state": state, "expired": expired}
-        with self._owner.begin() as c:
-            c.execute(sa.text(SET_CREDENTIAL), row)
-
-    def standing(self, push_id: UUID) -> Standing:
-        row = self._history.push(push_id)
-        tally = (row["files_verified"], row["files_skipped"], row["files_unverified"], row["files_failed"])
-        return Standing(State(row["state"]), row["error_code"], row["strikes"], row["attempt"], row["strength"], tally)
-
-    def part_standing(self, push_id: UUID, number: int) -> Standing:
-        row = self._history.parts(push_id)[number - 1]
-        return Standing(State(row["state"]), row["error_code"], row["strikes"], row["attempt"])
-
-    def files(self, push_id: UUID) -> list[FileStanding]:
-        return [
-            FileStanding(r["seq"], FileState(r["state"]), r["strength"], r["error_code"])
-            for r in self._history.files(push_id)
-        ]
-
-    def events(self, push_id: UUID) -> list[str]:
-        return [r["kind"] for r in self._history.events(push_id)]
-
-
-ADD_CREDENTIAL = """
-    INSERT INTO credential (id, owner, kind, name, state, created_by)
-    VALUES (:id, :owner, 'access_key', :name, 'active', :owner)
-"""
-SET_CREDENTIAL = """
-    UPDATE credential SET state = :state, expires_at = CASE WHEN :expired THEN now() - interval '1 second' END
-    WHERE id = :id
-"""
-LET_PASS = """
-    UPDATE {table} SET lease_until = lease_until - :by, next_attempt_at = next_attempt_at - :by
-    WHERE finished_at IS NULL AND (lease_until IS NOT NULL OR next_attempt_at IS NOT NULL)
-"""
-
-
-@pytest.fixture(scope="module")
-def in_postgres(request: pytest.FixtureRequest) -> Iterator[Callable[[], InPostgres]]:
-    database: Database = request.getfixturevalue("database")
-    app, owner = make_engine(database.url), make_engine(database.admin_url)
-    yield lambda: InPostgres(app, owner)
-    app.dispose()
-    owner.dispose()
-
-
-@pytest.fixture(params=["fake", "postgres"])
-def subject(request: pytest.FixtureRequest) -> Subject:
-    if request.param == "fake":
-        return InMemory()
-    made: Subject = request.getfixturevalue("in_postgres")()
-    return made
-
+from cloudpush.push.states import FileState, State, Strength
+from fakes import FileStanding, Standing
+from stores import Subject
 
 # -- givens ------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -11,10 +12,13 @@ import pytest
 import dev_vault
 from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.kinds import AccessKey, parse
-from cloudpush.credentials.vault import Keeper, Sealer, Vault
+from cloudpush.credentials.vault import Keeper, Safe, Sealer, Vault
 from cloudpush.errors import Code, CredentialError, VaultError
 from cloudpush.push import custody, ports
 from cloudpush.push.job import Secret
+from cloudpush.push.signed.ports import Safe as SafePort
+from cloudpush.push.signed.sets import SheetSealer
+from cloudpush.push.signed.sheets import BLOCK_BYTES
 from fakes_vault import FakeVault
 
 SECRET = parse("access_key", {"access_key_id": "AKCANARYID", "secret_access_key": "canary/secret"})
@@ -31,19 +35,31 @@ class House(Protocol):
     def vault(self) -> ports.Vault: ...
     @property
     def keeper(self) -> custody.Keeper: ...
+    @property
+    def sheets(self) -> SheetSealer: ...
+    @property
+    def safe(self) -> SafePort: ...
     def steal(self, credential_id: UUID) -> dict[str, Any]: ...
     def plant(self, credential_id: UUID, stored: Mapping[str, Any]) -> None: ...
+    def steal_block(self, credential_id: UUID, number: int) -> dict[str, Any]: ...
+    def plant_block(self, credential_id: UUID, number: int, stored: Mapping[str, Any]) -> None: ...
 
 
 class FakeHouse:
     def __init__(self, vault: FakeVault) -> None:
-        self.sealer = self.vault = self.keeper = vault
+        self.sealer = self.vault = self.keeper = self.sheets = self.safe = vault
 
     def steal(self, credential_id: UUID) -> dict[str, Any]:
         return dict(self.vault.stored[credential_id])
 
     def plant(self, credential_id: UUID, stored: Mapping[str, Any]) -> None:
         self.vault.stored[credential_id] = dict(stored)
+
+    def steal_block(self, credential_id: UUID, number: int) -> dict[str, Any]:
+        return dict(self.vault.sheets[credential_id, number])
+
+    def plant_block(self, credential_id: UUID, number: int, stored: Mapping[str, Any]) -> None:
+        self.vault.sheets[credential_id, number] = dict(stored)
 
 
 class RealHouse:
@@ -52,15 +68,26 @@ class RealHouse:
         self._connections = [VaultConnection(server.settings, role) for role in dev_vault.ROLES]
         intake, worker, keeper = self._connections
         self.sealer, self.vault, self.keeper = Sealer(intake), Vault(worker), Keeper(keeper)
+        self.sheets, self.safe = self.sealer, Safe(worker)
 
     def steal(self, credential_id: UUID) -> dict[str, Any]:
-        answer = self._kv.read_secret_version(
-            f"credentials/{credential_id}", mount_point="cloudpush", raise_on_deleted_version=True
-        )
-        return dict(answer["data"]["data"])
+        return self._read(f"credentials/{credential_id}")
 
     def plant(self, credential_id: UUID, stored: Mapping[str, Any]) -> None:
-        self._kv.create_or_update_secret(f"credentials/{credential_id}", dict(stored), mount_point="cloudpush")
+        self._write(f"credentials/{credential_id}", stored)
+
+    def steal_block(self, credential_id: UUID, number: int) -> dict[str, Any]:
+        return self._read(f"sheets/{credential_id}.{number}")
+
+    def plant_block(self, credential_id: UUID, number: int, stored: Mapping[str, Any]) -> None:
+        self._write(f"sheets/{credential_id}.{number}", stored)
+
+    def _read(self, path: str) -> dict[str, Any]:
+        answer = self._kv.read_secret_version(path, mount_point="cloudpush", raise_on_deleted_version=True)
+        return dict(answer["data"]["data"])
+
+    def _write(self, path: str, stored: Mapping[str, Any]) -> None:
+        self._kv.create_or_update_secret(path, dict(stored), mount_point="cloudpush")
 
     def close(self) -> None:
         for connection in self._connections:
@@ -235,3 +262,117 @@ def test_corrupt_or_purged_credential_cannot_be_rewrapped(house: House) -> None:
         codes.append(caught.value.code)
 
     assert codes == [Code.CREDENTIAL_CORRUPT, Code.CREDENTIAL_PURGED]
+
+
+# -- sheets of signed URLs --------------------------------------------------------------------------
+
+
+def opened(house: House, credential_id: UUID, number: int = 1, owner: str = "ada") -> bytes | Code:
+    try:
+        return house.safe.open_sheet(credential_id, owner, number)
+    except CredentialError as e:
+        return e.code
+
+
+def a_set(house: House, *blocks: bytes) -> UUID:
+    credential_id = uuid4()
+    for number, block in enumerate(blocks, 1):
+        house.sheets.seal_sheet(credential_id, "ada", number, block)
+    return credential_id
+
+
+def test_sealed_blocks_are_opened_by_owner_set_and_number(house: House) -> None:
+    """Bytes of every value, the largest block, and one that a worker adds."""
+    blocks = [bytes(range(256)), b"\xff" * BLOCK_BYTES, b""]
+    credential_id = a_set(house, *blocks)
+    house.safe.seal_sheet(credential_id, "ada", 4, b"a worker's")
+
+    assert [opened(house, credential_id, number) for number in range(1, 6)] == [
+        *blocks,
+        b"a worker's",
+        Code.CREDENTIAL_PURGED,
+    ]
+
+
+def test_blocks_are_sealed_by_many_threads_at_once(house: House) -> None:
+    """Each under its own number and data key."""
+    credential_id = uuid4()
+    with ThreadPoolExecutor(8) as pool:
+        versions = set(pool.map(lambda n: house.sheets.seal_sheet(credential_id, "ada", n, b"%d" % n), range(1, 25)))
+
+    stolen = {house.steal_block(credential_id, n)["wrapped"] for n in range(1, 25)}
+    assert ([opened(house, credential_id, n) for n in range(1, 25)], len(versions), len(stolen)) == (
+        [b"%d" % n for n in range(1, 25)],
+        1,
+        24,
+    )
+
+
+def test_no_block_is_sealed_over_another(house: House) -> None:
+    """Neither by intake nor by a worker; the first stays."""
+    credential_id = a_set(house, b"first")
+
+    for seal in (house.sheets.seal_sheet, house.safe.seal_sheet):
+        with pytest.raises(VaultError):
+            seal(credential_id, "ada", 1, b"second")
+
+    assert opened(house, credential_id) == b"first"
+
+
+def test_exchanged_blocks_are_corrupt(house: House) -> None:
+    """Within a set, between two sets of one owner, and under another owner's name."""
+    one, two = a_set(house, b"1", b"2"), a_set(house, b"3")
+    first, second, foreign = house.steal_block(one, 1), house.steal_block(one, 2), house.steal_block(two, 1)
+    found = [opened(house, two, 1, owner="eve")]
+    for number, block in ((1, second), (2, first | {"kind": "signed_urls.2"}), (1, foreign)):
+        house.plant_block(one, number, block)
+        found.append(opened(house, one, number))
+
+    assert found == [Code.CREDENTIAL_CORRUPT] * 4
+
+
+def test_a_block_is_no_credential_and_a_credential_no_block(house: House) -> None:
+    """What was sealed as one kind opens as no other."""
+    credential_id = sealed(house)
+    house.plant_block(credential_id, 1, house.steal(credential_id))
+    block_of = a_set(house, b"{}")
+    house.plant(block_of, house.steal_block(block_of, 1))
+
+    assert (opened(house, credential_id), unsealed(house, block_of)) == (Code.CREDENTIAL_CORRUPT,) * 2
+
+
+def test_purged_blocks_are_gone_and_others_stay(house: House) -> None:
+    """Those that are named, whether they were ever sealed or not; again does no harm."""
+    credential_id = a_set(house, b"1", b"2", b"3")
+
+    house.keeper.purge_sheets(credential_id, [1, 3, 4])
+    house.keeper.purge_sheets(credential_id, [1])
+
+    assert [opened(house, credential_id, n) for n in (1, 2, 3)] == [
+        Code.CREDENTIAL_PURGED,
+        b"2",
+        Code.CREDENTIAL_PURGED,
+    ]
+
+
+def test_rewrapped_block_opens_and_its_old_wrapping_is_worthless(house: House) -> None:
+    """As with credentials; what is not there or damaged is told."""
+    credential_id = a_set(house, b"kept", b"stolen", b"damaged")
+    old = house.steal_block(credential_id, 2)
+    house.plant_block(credential_id, 3, house.steal_block(credential_id, 3) | {"wrapped": "vault:v1:" + "QUJD" * 20})
+    version = house.keeper.rotate()
+    by = [house.keeper.rewrap_sheet(credential_id, "ada", n, version) for n in (1, 2, 1)]
+    refused = []
+    for number in (3, 9):
+        with pytest.raises(CredentialError) as caught:
+            house.keeper.rewrap_sheet(credential_id, "ada", number, version)
+        refused.append(caught.value.code)
+
+    house.keeper.retire(version)
+    house.plant_block(credential_id, 2, old)
+
+    assert (by, refused, [opened(house, credential_id, n) for n in (1, 2)]) == (
+        [version] * 3,
+        [Code.CREDENTIAL_CORRUPT, Code.CREDENTIAL_PURGED],
+        [b"kept", Code.CREDENTIAL_CORRUPT],
+    )

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from builders import a_lease, retry, verified
+from builders import a_lease, failure, paused, retry, verified
 from cloudpush.audit.broom import Broom
 from cloudpush.audit.integrity import verify
 from cloudpush.errors import StoreError
@@ -207,6 +207,67 @@ def test_the_next_worker_finishes_what_the_vanished_one_began(record: Record, br
     state = record.ledger.end_part(*claimed, lease, retry(0, strike=False))
 
     assert (state, claimed[1].strikes, claimed[1].attempt) == (State.RUNNING, 1, 2)
+
+
+# -- patience ----------------------------------------------------------------------------------------
+
+
+def waiting(record: Record) -> list[UUID]:
+    """A push that waits without a plan, one whose parts all wait, and one of whose parts one waits."""
+    lease = a_lease()
+    unplanned = record.ledger.claim_push(record.submitted_signed(), lease)
+    assert unplanned is not None
+    record.ledger.end_push(unplanned, lease, paused())
+    found = [unplanned.id]
+    for parts in (1, 2):
+        push = record.planned_signed(parts)
+        claimed = record.ledger.claim_part(push.id, 1, lease := a_lease())
+        assert claimed is not None
+        record.ledger.end_part(*claimed, lease, paused())
+        found.append(push.id)
+    return found
+
+
+def test_what_waits_for_a_user_is_not_due(record: Record, broom: Broom) -> None:
+    """However long; the part that is queued beside it is."""
+    unplanned, _, half = waiting(record)
+    record.late(unplanned)
+
+    assert (broom.release_expired(1), due(broom, 0), broom.release_impatient(3600)) == ([], ([], [(half, 2)]), 0)
+
+
+def test_what_waited_for_too_long_is_due_so_that_a_worker_ends_it(record: Record, broom: Broom) -> None:
+    """Once; and the record says why."""
+    unplanned, whole, half = waiting(record)
+    record.running()
+
+    released = [broom.release_impatient(0), broom.release_impatient(0)]
+
+    assert (released, due(broom)) == ([3, 0], ([unplanned], sorted([(whole, 1), (half, 1)])))
+    for push_id, parts in ((unplanned, 0), (whole, 1), (half, 1)):
+        last = record.history.events(push_id)[-1]
+        assert (last["kind"], last["actor"], last["data"]) == (
+            "push.resumed",
+            "sweeper",
+            {"why": "patience is over", "parts": parts},
+        )
+    claimed = record.ledger.claim_part(whole, 1, lease := a_lease())
+    assert claimed is not None
+    assert record.ledger.end_part(*claimed, lease, failure()) is State.FAILED
+    assert verify(record.app).faults == []
+
+
+def test_a_planner_that_vanished_too_often_ends_its_sets(record: Record, broom: Broom) -> None:
+    """The sweep ends the push, the database its sets."""
+    push = record.ledger.claim_push(record.submitted_signed(), a_lease())
+    assert push is not None
+    record.late(push.id)
+
+    broom.release_expired(1)
+
+    with record.app.connect() as c:
+        query = "SELECT purge_after <= clock_timestamp() FROM credential WHERE id = :id"
+        assert c.execute(sa.text(query), {"id": push.credential_id}).scalar_one() is True
 
 
 # -- one sweeper at a time ---------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.kinds import parse
-from cloudpush.credentials.vault import Keeper, Sealer, Vault
+from cloudpush.credentials.vault import Keeper, Safe, Sealer, Vault
 from cloudpush.errors import CredentialError
 from cloudpush.settings import Settings
 from cloudpush.stack.services import OpenBao
@@ -35,12 +35,44 @@ def path(vault_settings: Settings) -> str:
 
 
 @pytest.fixture(scope="module")
+def block(vault_settings: Settings) -> str:
+    """Where a block of signed URLs lies, sealed with the role intake and opened with the role worker."""
+    credential_id = uuid4()
+    worker = VaultConnection(vault_settings, "worker")
+    Sealer(VaultConnection(vault_settings, "intake")).seal_sheet(credential_id, "ada", 1, b"urls")
+    assert Safe(worker).open_sheet(credential_id, "ada", 1) == b"urls"
+    return f"sheets/{credential_id}.1"
+
+
+@pytest.fixture(scope="module")
 def wrapped(vault_settings: Settings, path: str) -> str:
     """Its wrapped data key, as the role keeper reads it."""
     keeper = VaultConnection(vault_settings, "keeper")
     found = keeper.run(lambda v: v.secrets.kv.v2.read_secret_version(path, raise_on_deleted_version=True, **KV))
     return str(found["data"]["wrapped"])
 
+
+#: What somebody could want to do to a block of signed URLs: name → request with (client, its path).
+BLOCK_DEEDS: dict[str, Callable[[hvac.Client, str], Any]] = {
+    "read": lambda v, p: v.secrets.kv.v2.read_secret_version(p, raise_on_deleted_version=True, **KV),
+    "create": lambda v, _: v.secrets.kv.v2.create_or_update_secret(f"sheets/{uuid4()}.1", {}, cas=0, **KV),
+    "overwrite": lambda v, p: v.secrets.kv.v2.create_or_update_secret(p, {"v": 0}, **KV),
+    "patch": lambda v, p: v.adapter.request(
+        "patch", f"/v1/cloudpush/data/{p}", json={"data": {}}, headers={"Content-Type": "application/merge-patch+json"}
+    ),
+    "delete a version": lambda v, p: v.secrets.kv.v2.delete_latest_version_of_secret(p, **KV),
+    "delete versions": lambda v, p: v.secrets.kv.v2.delete_secret_versions(p, [1], **KV),
+    "destroy versions": lambda v, p: v.secrets.kv.v2.destroy_secret_versions(p, [1], **KV),
+    "read metadata": lambda v, p: v.secrets.kv.v2.read_secret_metadata(p, **KV),
+    "write metadata": lambda v, p: v.secrets.kv.v2.update_metadata(p, max_versions=1, **KV),
+    "list": lambda v, _: v.secrets.kv.v2.list_secrets("sheets", **KV),
+    "write below": lambda v, p: v.secrets.kv.v2.create_or_update_secret(f"{p}/below", {}, **KV),
+}
+MAY_WITH_BLOCKS: dict[str, set[str]] = {
+    "intake": {"create"},
+    "worker": {"create", "read"},
+    "keeper": {"read", "overwrite", "read metadata", "write metadata"},
+}
 
 #: What somebody could want to do: name → request with (client, path of a credential, a wrapped data key).
 DEEDS: dict[str, Callable[[hvac.Client, str, str], Any]] = {
@@ -94,7 +126,7 @@ DEEDS: dict[str, Callable[[hvac.Client, str, str], Any]] = {
 }
 MAY: dict[str, set[str]] = {
     "intake": {"create a blob", "make a data key"},
-    "worker": {"read a blob", "unwrap a data key"},
+    "worker": {"read a blob", "unwrap a data key", "make a data key"},
     "keeper": {
         "read a blob",
         "overwrite a blob",
@@ -108,23 +140,39 @@ MAY: dict[str, set[str]] = {
 }
 
 
+def logged_in(settings: Settings, role: str) -> hvac.Client:
+    client = hvac.Client(url=settings.vault_url, token="", timeout=5)
+    auth = settings.vault_auth_dir
+    client.auth.approle.login((auth / f"{role}-role-id").read_text(), (auth / f"{role}-secret-id").read_text())
+    return client
+
+
+def allowed(deed: Callable[..., Any], *given: object) -> bool:
+    try:
+        deed(*given)
+    except hvac.exceptions.Forbidden:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("role", MAY)
 def test_role_may_do_its_own_work_and_nothing_else(
     vault_settings: Settings, path: str, wrapped: str, role: str
 ) -> None:
     """Of everything that one could try, exactly what the role is for is not refused with 403."""
-    client = hvac.Client(url=vault_settings.vault_url, token="", timeout=5)
-    auth = vault_settings.vault_auth_dir
-    client.auth.approle.login((auth / f"{role}-role-id").read_text(), (auth / f"{role}-secret-id").read_text())
+    client = logged_in(vault_settings, role)
 
-    def allowed(deed: str) -> bool:
-        try:
-            DEEDS[deed](client, path, wrapped)
-        except hvac.exceptions.Forbidden:
-            return False
-        return True
+    assert {deed for deed in DEEDS if allowed(DEEDS[deed], client, path, wrapped)} == MAY[role]
 
-    assert {deed for deed in DEEDS if allowed(deed)} == MAY[role]
+
+@pytest.mark.parametrize("role", MAY_WITH_BLOCKS)
+def test_role_may_do_to_signed_urls_what_it_must_and_nothing_else(
+    vault_settings: Settings, block: str, role: str
+) -> None:
+    """A worker adds blocks and reads them; it can neither overwrite one nor destroy one."""
+    client = logged_in(vault_settings, role)
+
+    assert {deed for deed in BLOCK_DEEDS if allowed(BLOCK_DEEDS[deed], client, block)} == MAY_WITH_BLOCKS[role]
 
 
 def test_keeper_purges_what_it_cannot_read(vault_settings: Settings) -> None:
@@ -137,6 +185,20 @@ def test_keeper_purges_what_it_cannot_read(vault_settings: Settings) -> None:
 
     with pytest.raises(Exception, match="has nothing under this name"):
         keeper.run(lambda v: v.secrets.kv.v2.read_secret_metadata(f"credentials/{credential_id}", **KV))
+
+
+def test_keeper_purges_signed_urls_that_it_cannot_read(vault_settings: Settings) -> None:
+    """Block by block; none is left."""
+    credential_id = uuid4()
+    sealer, keeper = (VaultConnection(vault_settings, role) for role in ("intake", "keeper"))
+    for number in (1, 2):
+        Sealer(sealer).seal_sheet(credential_id, "ada", number, b"urls")
+
+    Keeper(keeper).purge_sheets(credential_id, [1, 2])
+
+    for number in (1, 2):
+        with pytest.raises(CredentialError):
+            Safe(VaultConnection(vault_settings, "worker")).open_sheet(credential_id, "ada", number)
 
 
 def test_a_remembered_envelope_outlives_a_rotation(vault_settings: Settings) -> None:

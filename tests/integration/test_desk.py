@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
-from builders import OWNER, a_destination, a_lease, a_request
+from builders import ORIGIN, OWNER, a_destination, a_lease, a_page, a_request, done, paused, verified
 from cloudpush.audit.credentials import Credentials
 from cloudpush.audit.integrity import verify
 from cloudpush.errors import Code, InputError
 from cloudpush.push.custody import Reason
 from cloudpush.push.intake import CredentialCard
+from cloudpush.push.signed.desk import SignedCard
 from cloudpush.push.states import State
 from records import Record
 from servers import Database
@@ -229,3 +230,193 @@ def test_a_push_between_planning_and_its_parts_is_told(record: Record) -> None:
 
     assert claimed is not None
     assert (state, claimed[0].cancelled) == (State.RUNNING, True)
+
+
+# -- signed URLs ---------------------------------------------------------------------------------
+
+
+def test_a_push_with_signed_urls_is_stored_with_its_hook_and_manifest(record: Record) -> None:
+    """Its first event says the same: an auditor sees what was handed over, and whom the worker asks."""
+    card, hook = record.set(), record.credential(kind="resign_hook")
+
+    push_id, created = record.desk.store_signed(
+        a_request(), card, a_destination(), DIGEST, hook_id=hook.id, manifest_sha256=OTHER
+    )
+
+    row, told = record.history.push(push_id), record.history.events(push_id)[0]["data"]
+    assert (created, row["credential_kind"], row["hook_id"], row["manifest_sha256"]) == (
+        True,
+        "signed_urls",
+        hook.id,
+        OTHER.hex(),
+    )
+    assert (told["credential"], told["hook"], told["manifest_sha256"], verify(record.app, push_id).faults) == (
+        str(card.id),
+        str(hook.id),
+        OTHER.hex(),
+        [],
+    )
+
+
+def test_an_idempotency_key_stands_for_one_push_with_signed_urls(record: Record) -> None:
+    """Although the URLs were signed anew, and so are in another set."""
+    request = a_request(idempotency_key="signed")
+    first = record.desk.store_signed(request, record.set(), a_destination(), DIGEST)
+
+    second = record.desk.store_signed(request, record.set(), a_destination(), DIGEST)
+
+    assert (first[1], second) == (True, (first[0], False))
+
+
+def test_what_intake_needs_for_fresh_urls_is_told(record: Record) -> None:
+    """Where its URLs led so far, and what it was asked for."""
+    push_id = record.submitted_signed(manifest_sha256=OTHER)
+    before = record.desk.signed_push(push_id, OWNER)
+    tree = record.desk.signed_push(record.planned_signed().id, None)
+
+    expected = SignedCard(
+        OWNER, State.QUEUED, False, "/data/run", "s3://results/runs/7", ORIGIN, "results", "runs/7", OTHER
+    )
+    assert (before, tree.planned, tree.state, tree.manifest_sha256) == (expected, True, State.RUNNING, None)
+
+
+@pytest.mark.parametrize(
+    ("owner", "code"), [("mallory", Code.NOT_OWNER), (OWNER, Code.BAD_INPUT), (None, Code.UNKNOWN_PUSH)]
+)
+def test_a_push_that_takes_no_fresh_urls_is_refused(record: Record, owner: str | None, code: Code) -> None:
+    """Another owner's, one with a key, one that is not there."""
+    push_id = UUID(int=2) if owner is None else record.submitted() if owner == OWNER else record.submitted_signed()
+
+    with pytest.raises(InputError) as caught:
+        record.desk.signed_push(push_id, owner)
+
+    assert (caught.value.code, str(push_id) in caught.value.message) == (code, True)
+
+
+def test_open_files_are_those_without_a_verdict(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, page by page."""
+    monkeypatch.setattr("cloudpush.audit.desk.STREAM_ROWS", 2)
+    lease = a_lease()
+    push = record.ledger.claim_push(record.submitted_signed(), lease)
+    assert push is not None
+    page = a_page(push.id, files=7, refusals=1)
+    record.ledger.finish_plan_with(push, lease, page)
+    record.ledger.record_files(page.part, lease, verified([2, 5]))
+
+    found = list(record.desk.open_files_of(push.id))
+
+    assert found == [(seq, f"file-{seq}", f"runs/7/file-{seq}") for seq in (1, 3, 4, 6, 7)]
+
+
+def test_a_push_has_no_open_files_before_it_is_planned(record: Record) -> None:
+    """Nor has one that is not there."""
+    assert list(record.desk.open_files_of(record.submitted_signed())) == []
+
+
+def test_who_handed_over_fresh_urls_is_recorded(record: Record) -> None:
+    """With the set and for how many files; and why the push goes on."""
+    lease = a_lease()
+    push = record.ledger.claim_push(record.submitted_signed(), lease)
+    assert push is not None
+    record.ledger.end_push(push, lease, paused())
+    fresh = record.set()
+
+    state = record.desk.resign(push.id, fresh.id, "portal", 3)
+
+    resigned, resumed = record.history.events(push.id)[-2:]
+    assert (state, resigned["actor"], resigned["credential_id"], resigned["data"], resumed["data"]) == (
+        State.QUEUED,
+        "portal",
+        fresh.id,
+        {"number": 1, "credential": str(fresh.id), "files": 3},
+        {"why": "resigned", "parts": 0},
+    )
+    renewal = record.history.renewals(push.id)[0]
+    assert (renewal["number"], renewal["credential_id"], renewal["actor"], renewal["files"], renewal["at"]) == (
+        1,
+        fresh.id,
+        "portal",
+        3,
+        resigned["at"],
+    )
+
+
+def over(record: Record) -> UUID:
+    lease = a_lease()
+    push = record.ledger.claim_push(record.submitted_signed(), lease)
+    assert push is not None
+    page = a_page(push.id)
+    record.ledger.finish_plan_with(push, lease, page)
+    record.ledger.end_part(push, page.part, lease, done(), verified([1, 2]))
+    return push.id
+
+
+def being_cancelled(record: Record) -> UUID:
+    push = record.planned_signed()
+    record.desk.cancel(push.id, None, "operator")
+    return push.id
+
+
+@pytest.mark.parametrize(("which", "word"), [(over, "succeeded"), (being_cancelled, "being cancelled")])
+def test_a_push_that_needs_no_fresh_urls_takes_none(record: Record, which: Callable[[Record], UUID], word: str) -> None:
+    """Nothing is recorded; the message says why."""
+    push_id = which(record)
+    before = record.kinds(push_id)
+
+    with pytest.raises(InputError) as caught:
+        record.desk.resign(push_id, record.set().id, OWNER, 1)
+
+    assert (caught.value.code, f" is {word}:" in caught.value.message, record.kinds(push_id)) == (
+        Code.BAD_INPUT,
+        True,
+        before,
+    )
+
+
+def test_fresh_urls_for_a_push_that_uses_none_are_refused(record: Record) -> None:
+    """A push with a key, and one that is not there: the message says which."""
+    missing, with_key = UUID(int=3), record.submitted()
+    told = []
+    for push_id in (with_key, missing):
+        with pytest.raises(InputError) as caught:
+            record.desk.resign(push_id, record.set(endpoint="").id, OWNER, 1)
+        told.append((caught.value.code, caught.value.message))
+
+    assert told == [
+        (Code.BAD_INPUT, f"push {with_key} has a credential of kind access_key: it uses no signed URLs."),
+        (Code.UNKNOWN_PUSH, f"push {missing} is not known."),
+    ]
+
+
+@pytest.mark.parametrize(
+    "what", ["another owner's", "elsewhere", "a key", "purged", "of another push", "unknown", "its own"]
+)
+def test_a_set_that_is_not_for_this_push_is_refused(record: Record, what: str) -> None:
+    """Whoever calls this: the worker would unseal it as its owner, and send the files where it leads."""
+    push_id = record.submitted_signed()
+    match what:
+        case "another owner's":
+            wrong = record.set("mallory").id
+        case "elsewhere":
+            wrong = record.set(endpoint="https://evil.example").id
+        case "a key":
+            wrong = record.credential(endpoint=ORIGIN).id
+        case "purged":
+            wrong = record.set().id
+            Credentials(record.app).start_purge(wrong, Reason.REQUESTED, OWNER)
+        case "of another push":
+            wrong = record.set().id
+            record.desk.resign(record.submitted_signed(), wrong, OWNER, 1)
+        case "its own":
+            wrong = UUID(str(record.history.push(push_id)["credential_id"]))
+        case _:
+            wrong = uuid4()
+
+    with pytest.raises(InputError) as caught:
+        record.desk.resign(push_id, wrong, OWNER, 1)
+
+    assert (caught.value.code, str(wrong) in caught.value.message, record.history.renewals(push_id)) == (
+        Code.BAD_INPUT,
+        True,
+        [],
+    )

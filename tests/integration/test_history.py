@@ -8,7 +8,19 @@ from uuid import UUID
 
 import pytest
 
-from builders import a_destination, a_lease, a_page, a_request, failed, skipped, unverified, verified
+from builders import (
+    ORIGIN,
+    OWNER,
+    a_destination,
+    a_lease,
+    a_page,
+    a_request,
+    failed,
+    paused,
+    skipped,
+    unverified,
+    verified,
+)
 from cloudpush.audit.history import Filter, Row
 from cloudpush.errors import Code, InputError
 from cloudpush.push.job import Progress
@@ -199,3 +211,31 @@ def test_a_destination_is_shown_as_it_was_written(record: Record, pushes: dict[s
     row = record.history.push(pushes["grace's"])
 
     assert (row["uri"], row["bucket"], row["prefix"]) == (a_destination("s3://elsewhere/x").uri, "elsewhere", "x")
+
+
+def test_a_push_with_signed_urls_is_shown_with_its_sets(record: Record) -> None:
+    """Where they lead, until when the newest may be used, what was handed over since; how many parts wait."""
+    push = record.planned_signed(2)
+    claimed = record.ledger.claim_part(push.id, 1, lease := a_lease())
+    assert claimed is not None
+    record.ledger.end_part(*claimed, lease, paused())
+    waiting = record.history.push(push.id)
+    expires = record.now() + timedelta(hours=1)
+    fresh = record.set(expires_at=expires)
+    record.desk.resign(push.id, fresh.id, OWNER, 2)
+
+    row = record.history.push(push.id)
+
+    first = {"credential_id": push.credential_id, "state": "active", "expires_at": None, "origin": ORIGIN}
+    assert (waiting["parts_paused"], waiting["urls"], waiting["renewals"]) == (1, first, [])
+    assert (row["parts_paused"], row["urls"], row["renewals"]) == (
+        0,
+        {"credential_id": fresh.id, "state": "active", "expires_at": expires, "origin": ORIGIN},
+        record.history.renewals(push.id),
+    )
+    assert [(r["number"], r["credential_id"], r["files"]) for r in row["renewals"]] == [(1, fresh.id, 2)]
+
+
+def test_a_push_with_a_key_has_no_sets(record: Record, pushes: dict[str, UUID]) -> None:
+    """Not even empty ones."""
+    assert {"urls", "renewals"} & set(record.history.push(pushes["good"])) == set()

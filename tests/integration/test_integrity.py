@@ -12,10 +12,22 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders import failed, failure, skipped, unverified, verified
+from builders import (
+    a_lease,
+    a_page,
+    a_request,
+    done,
+    failed,
+    failure,
+    paused,
+    skipped,
+    unverified,
+    verified,
+)
 from cloudpush.audit.database import append_event, append_events
 from cloudpush.audit.integrity import EPOCH, Fault, event_hash, genesis, verify
 from cloudpush.errors import Code
+from cloudpush.push.signed.places import read_destination
 from cloudpush.push.states import Event
 from records import Record
 from servers import Database
@@ -447,3 +459,92 @@ def test_a_transaction_that_is_rolled_back_appends_nothing(record: Record) -> No
         c.rollback()
 
     assert (record.kinds(stream), verify(record.app, stream).streams) == ([], 0)
+
+
+# -- signed URLs ---------------------------------------------------------------------------------
+
+
+def renewed(record: Record, **changes: object) -> UUID:
+    """A push with signed URLs whose part waited, and that was given fresh ones."""
+    push_id = record.submitted_signed(**changes)
+    push = record.ledger.claim_push(push_id, lease := a_lease())
+    assert push is not None
+    page = a_page(push.id)
+    record.ledger.finish_plan_with(push, lease, page)
+    record.ledger.end_part(push, page.part, lease, paused(), [failed(1, Code.URL_EXPIRED)])
+    record.desk.resign(push_id, record.set().id, "portal", 2)
+    return push_id
+
+
+def test_pushes_that_waited_leave_a_sound_record(record: Record) -> None:
+    """That wait, that go on, that ended; with a manifest and a hook; where the host does not tell the bucket."""
+    ended = renewed(record)
+    claimed = record.ledger.claim_part(ended, 1, lease := a_lease())
+    assert claimed is not None
+    record.sheets.note_resign(*claimed, lease, 2, 0, "portal.example", "no answer")
+    record.sheets.add_session(*claimed, lease, 1, 60)
+    record.ledger.end_part(*claimed, lease, done(), verified([1, 2]))
+    no_bucket = read_destination("https://storage.example/runs/7")
+    mine = {
+        ended,
+        renewed(record, hook_id=record.credential(kind="resign_hook").id, manifest_sha256=bytes(32)),
+        record.planned_signed().id,
+        record.desk.store_signed(a_request(), record.set(), no_bucket, bytes(32))[0],
+    }
+
+    assert [f for f in verify(record.app).faults if f.stream in mine] == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("UPDATE renewal SET actor = 'mallory' WHERE push_id = :id", "renewal 1 differs from its event"),
+        ("UPDATE renewal SET files = 7 WHERE push_id = :id", "renewal 1 differs from its event"),
+        (
+            "UPDATE renewal SET credential_id = gen_random_uuid() WHERE push_id = :id",
+            "renewal 1 differs from its event",
+        ),
+        (
+            "UPDATE renewal SET at = at + interval '1 microsecond' WHERE push_id = :id",
+            "renewal 1 differs from its event",
+        ),
+        ("DELETE FROM renewal WHERE push_id = :id", "renewal 1 is told by an event, but its row is gone"),
+        (
+            "INSERT INTO renewal SELECT push_id, 2, gen_random_uuid(), at, actor, files FROM renewal WHERE push_id = :id",
+            "renewal 2 is told by no event",
+        ),
+        (
+            "UPDATE push SET hook_id = gen_random_uuid() WHERE id = :id",
+            "the push's row differs from its first event in: hook",
+        ),
+        (
+            "UPDATE push SET manifest_sha256 = '\\x00' WHERE id = :id",
+            "the push's row differs from its first event in: manifest",
+        ),
+        ("UPDATE push SET bucket = '' WHERE id = :id", "the push's row differs from its first event in: bucket"),
+    ],
+)
+def test_an_edit_to_what_was_handed_over_is_found(record: Record, statement: str, what: str) -> None:
+    """Whose URLs a push used cannot be rewritten afterwards."""
+    push_id = renewed(record)
+
+    record.tamper(statement, id=push_id)
+
+    assert found(record, push_id) == [what]
+
+
+def test_an_event_of_nonsense_does_not_stop_the_search(record: Record) -> None:
+    """An intruder cannot hide behind a number that is none."""
+    push_id = renewed(record)
+    record.tamper(
+        "UPDATE event SET data = json_build_object('number', 'x') WHERE stream = :id AND kind = 'push.resigned'",
+        id=push_id,
+    )
+
+    faults = found(record, push_id)
+
+    assert [word for word in faults if "renewal" in word] == [
+        "renewal x is told by an event, but its row is gone",
+        "renewal 1 is told by no event",
+    ]
+    assert any("push.resigned) was edited" in word for word in faults)

@@ -15,12 +15,26 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 
-from builders import a_destination, a_file, a_lease, a_page, a_request, an_error, cancelled, done, retry, verified
+from builders import (
+    OWNER,
+    a_destination,
+    a_file,
+    a_lease,
+    a_page,
+    a_request,
+    an_error,
+    cancelled,
+    done,
+    failed,
+    paused,
+    retry,
+    verified,
+)
 from cloudpush.audit.database import append_events, transaction
 from cloudpush.audit.integrity import verify
 from cloudpush.audit.ledger import Ledger
 from cloudpush.errors import Code, InputError, LeaseLost
-from cloudpush.push.job import Destination, Lease, Page, Push
+from cloudpush.push.job import Destination, Lease, Page, Part, Push
 from cloudpush.push.states import Event, State
 from records import Record
 from servers import Database
@@ -101,6 +115,101 @@ def test_one_of_many_ends_the_push(record: Record) -> None:
         2 * THREADS,
     )
     assert (record.kinds(push.id).count("push.succeeded"), verify(record.app, push.id).faults) == (1, [])
+
+
+def held_parts(record: Record, push: Push) -> list[tuple[Push, Part, Lease]]:
+    """Every part of the push, each claimed by a worker of its own."""
+    held = []
+    for n in range(1, THREADS + 1):
+        found = record.ledger.claim_part(push.id, n, lease := a_lease())
+        assert found is not None
+        held.append((*found, lease))
+    return held
+
+
+def test_parts_that_end_and_pause_at_the_same_moment_let_the_push_wait(record: Record) -> None:
+    """Whoever is last notices that nothing is left but to wait; those that tell of failed files stand in nobody's way."""
+    for _ in range(5):
+        push = record.planned_signed(THREADS)
+        held = held_parts(record, push)
+
+        def end(i: int, held: list[tuple[Push, Part, Lease]] = held) -> State:
+            if i % 2:
+                return record.ledger.end_part(*held[i], paused(), [failed(2 * i + 1, Code.URL_EXPIRED)])
+            return record.ledger.end_part(*held[i], done(), verified([2 * i + 1, 2 * i + 2]))
+
+        states = at_once(end)
+
+        row = record.history.push(push.id)
+        assert (Counter(states), row["state"], row["parts_done"], row["parts_paused"]) == (
+            {State.RUNNING: THREADS - 1, State.AWAITING_CONSENT: 1},
+            "awaiting_consent",
+            THREADS // 2,
+            THREADS // 2,
+        )
+        assert (record.kinds(push.id).count("push.awaiting_consent"), verify(record.app, push.id).faults) == (1, [])
+
+
+def test_a_pause_and_fresh_urls_meet(record: Record) -> None:
+    """However they interleave, no part is left waiting for what was handed over."""
+    for _ in range(10):
+        push = record.planned_signed(THREADS)
+        held = held_parts(record, push)
+        fresh = record.set().id
+        pauses = [partial(record.ledger.end_part, *held[i], paused()) for i in range(THREADS - 1)]
+
+        meeting(*pauses, partial(record.desk.resign, push.id, fresh, OWNER, 2))
+
+        again = [record.ledger.claim_part(push.id, n, a_lease()) for n in range(1, THREADS)]
+        assert [found and found[0].credential_id for found in again] == [fresh] * (THREADS - 1)
+        assert (record.history.push(push.id)["parts_paused"], verify(record.app, push.id).faults) == (0, [])
+
+
+def test_a_pause_and_a_cancel_meet(record: Record) -> None:
+    """However they interleave, no cancelled part waits for anybody."""
+    for _ in range(10):
+        push = record.planned_signed(1)
+        found = record.ledger.claim_part(push.id, 1, lease := a_lease())
+        assert found is not None
+
+        meeting(
+            partial(record.ledger.end_part, *found, lease, paused()),
+            partial(record.desk.cancel, push.id, None, "operator"),
+        )
+
+        assert record.ledger.claim_part(push.id, 1, a_lease()) is not None
+
+
+def test_sets_that_are_handed_over_at_the_same_moment_all_count(record: Record) -> None:
+    """Each has its number, and row and event say the same."""
+    push_id = record.submitted_signed()
+    sets = [record.set().id for _ in range(THREADS)]
+
+    at_once(lambda i: record.desk.resign(push_id, sets[i], OWNER, i))
+
+    rows = record.history.renewals(push_id)
+    assert ([r["number"] for r in rows], {r["credential_id"] for r in rows}) == (
+        list(range(1, THREADS + 1)),
+        set(sets),
+    )
+    assert verify(record.app, push_id).faults == []
+
+
+def test_sessions_that_begin_at_the_same_moment_have_numbers_of_their_own(record: Record) -> None:
+    """Of one part by several threads, and of several parts; also where a set must be made for them first."""
+    for state in ("active", "purged"):
+        push = record.planned_signed(THREADS)
+        held = held_parts(record, push)
+        record.tamper("UPDATE credential SET state = :state WHERE id = :id", id=push.credential_id, state=state)
+
+        def begin(i: int, held: list[tuple[Push, Part, Lease]] = held) -> tuple[UUID, int]:
+            mine, part, lease = held[i // 2]
+            return record.sheets.add_session(mine, part, lease, part.first + i % 2, 60)
+
+        places = at_once(begin)
+
+        assert sorted(number for _, number in places) == list(range(1, THREADS + 1))
+        assert len({set_id for set_id, _ in places}) == 1
 
 
 def test_a_push_and_its_cancel_meet(record: Record) -> None:

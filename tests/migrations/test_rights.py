@@ -48,6 +48,14 @@ def finished(record: Record) -> UUID:
     return record.finished()
 
 
+@pytest.fixture(scope="module")
+def renewed(record: Record) -> UUID:
+    """A push that was given fresh URLs."""
+    push_id = record.submitted_signed()
+    record.desk.resign(push_id, record.set().id, "portal", 2)
+    return push_id
+
+
 def refusal(engine: sa.Engine, statement: str, **values: object) -> str | None:
     """The database's word of refusal, or None where it went through; nothing of it stays."""
     with engine.connect() as c:
@@ -107,6 +115,71 @@ def test_the_application_may_not_rewrite_what_was_asked_for(app: sa.Engine, runn
     word = refusal(app, f"UPDATE push SET {column} = 'else' WHERE id = :id", id=running)
 
     assert word == "permission denied for table push"
+
+
+@pytest.mark.parametrize("column", ["hook_id", "manifest_sha256", "credential_id"])
+def test_the_application_may_not_rewrite_whose_urls_a_push_uses(app: sa.Engine, running: UUID, column: str) -> None:
+    """Further sets are appended, the first one and the hook stay."""
+    word = refusal(app, f"UPDATE push SET {column} = NULL WHERE id = :id", id=running)
+
+    assert word == "permission denied for table push"
+
+
+@pytest.mark.parametrize("statement", ["UPDATE renewal SET files = 0", "DELETE FROM renewal", "TRUNCATE renewal"])
+def test_renewals_are_only_appended(app: sa.Engine, owner: sa.Engine, renewed: UUID, statement: str) -> None:
+    """By the application, and by the owner too."""
+    verb = statement.split(maxsplit=1)[0]
+
+    assert (refusal(app, statement), refusal(owner, statement)) == (
+        "permission denied for table renewal",
+        f"table renewal is append-only: {verb} is refused",
+    )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE sheet SET credential_id = gen_random_uuid()",
+        "UPDATE sheet SET first_seq = 1",
+        "DELETE FROM sheet",
+        "TRUNCATE sheet",
+        "TRUNCATE piece",
+    ],
+)
+def test_where_sheets_lie_is_kept(app: sa.Engine, statement: str) -> None:
+    """Otherwise what lies in Vault could be forgotten there."""
+    word = refusal(app, statement)
+
+    assert word == f"permission denied for table {'piece' if 'piece' in statement else 'sheet'}"
+
+
+def test_the_application_cannot_keep_sets_beyond_their_push(record: Record, app: sa.Engine) -> None:
+    """Temporary tables of the same names do not mislead the trigger that ends them."""
+    push_id = record.submitted_signed()
+    with app.connect() as c:
+        for table in ("credential", "renewal", "piece"):
+            c.execute(sa.text(f"CREATE TEMP TABLE {table} AS SELECT * FROM public.{table} WITH NO DATA"))
+        c.commit()
+        statement = "UPDATE public.push SET state = 'cancelled', finished_at = now() WHERE id = :id"
+        c.execute(sa.text(statement), {"id": push_id})
+        c.commit()
+        due = c.execute(
+            sa.text(
+                "SELECT purge_after <= clock_timestamp() FROM public.credential "
+                "WHERE id = (SELECT credential_id FROM public.push WHERE id = :id)"
+            ),
+            {"id": push_id},
+        ).scalar_one()
+        c.execute(sa.text("DISCARD TEMP"))
+        c.commit()
+    record.tamper(
+        "DELETE FROM push WHERE id = :id",
+        "DELETE FROM event WHERE stream = :id",
+        "DELETE FROM chain WHERE stream = :id",
+        id=push_id,
+    )
+
+    assert due is True
 
 
 @pytest.mark.parametrize("column", ["path", "key", "size", "mtime_ns"])

@@ -54,6 +54,16 @@ def contents(url: str) -> list[str]:
     return names
 
 
+def sources(url: str) -> list[str]:
+    """The bodies of the functions."""
+    engine = make_engine(url)
+    with engine.connect() as c:
+        query = "SELECT prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY proname"
+        found = [str(body) for body in c.execute(sa.text(query)).scalars()]
+    engine.dispose()
+    return found
+
+
 CONTENTS = """
     SELECT 'table ' || tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'
     UNION ALL SELECT 'function ' || proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
@@ -86,6 +96,21 @@ def test_a_downgrade_leaves_nothing_and_an_upgrade_brings_it_back(empty: Databas
     migrate.upgrade(settings_of(empty))
 
     assert (between, contents(empty.admin_url)) == ([], before)
+
+
+def test_a_step_back_takes_what_its_revision_brought(empty: Database) -> None:
+    """Its functions are those of the revision before, whatever a later one made of them."""
+    engine = make_engine(empty.admin_url)
+    with engine.begin() as c:
+        command.upgrade(migrate._config(c), "0002")
+    before = contents(empty.admin_url), sources(empty.admin_url)
+    migrate.upgrade(settings_of(empty))
+    between = contents(empty.admin_url), sources(empty.admin_url)
+    with engine.begin() as c:
+        command.downgrade(migrate._config(c), "0002")
+    engine.dispose()
+
+    assert (before == between, (contents(empty.admin_url), sources(empty.admin_url)) == before) == (False, True)
 
 
 def test_two_upgrades_at_once_make_one_schema(empty: Database) -> None:
@@ -276,6 +301,14 @@ def test_constraints_hold_exactly_the_words_of_the_enums(owner: sa.Engine, table
         pytest.param(
             "INSERT INTO file (push_id, seq, path, key, size, mtime_ns, state) VALUES (:id, 1, 'p', 'k', 1, 1, 'fine')",
             id="a word that is no file state",
+        ),
+        pytest.param(
+            "INSERT INTO sheet (credential_id, number, first_seq, last_seq, block, blocks) VALUES (:id, 1, 2, 1, 1, 1)",
+            id="a sheet that ends before it begins",
+        ),
+        pytest.param(
+            "INSERT INTO sheet (credential_id, number, first_seq, last_seq, block, blocks) VALUES (:id, 1, 1, 1, 2, 1)",
+            id="a block that its sheet does not have",
         ),
     ],
 )

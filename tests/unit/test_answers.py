@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from cloudpush.errors import Code
-from cloudpush.verify.answers import FATAL, BadXml, Refused, error_of, parse_xml, read_refusal
+from cloudpush.net import BadXml, parse_xml
+from cloudpush.verify.answers import FATAL, Refused, error_of, read_refusal
 
 SECRET = "canary-secret-value"
 

@@ -65,4 +65,5 @@ def test_codes_are_what_scripts_rely_on() -> None:
         "UNAVAILABLE": 6,
         "TIMED_OUT": 7,
         "UNSOUND": 8,
+        "PAUSED": 9,
     }

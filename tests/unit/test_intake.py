@@ -117,6 +117,26 @@ def test_the_credentials_profile_is_used_unless_another_is_named(door: Door) -> 
     assert [d.profile.name for _, d, _ in door.desk.stored] == ["seaweedfs", "lab"]
 
 
+@pytest.mark.parametrize("kind", ["signed_urls", "resign_hook"])
+def test_what_is_no_key_to_a_bucket_is_refused(door: Door, kind: str) -> None:
+    """A set of signed URLs belongs to the push that it was handed over for, and a callback opens nothing."""
+    door.desk.card = replace(CARD, kind=kind)
+
+    error = door.refusal()
+
+    assert (error.code, error.field) == (Code.BAD_INPUT, "credential")
+
+
+@pytest.mark.parametrize("named_by", ["request", "credential"])
+def test_the_profile_of_signed_urls_is_refused(door: Door, named_by: str) -> None:
+    """It would have the destination read without any check of its words."""
+    door.desk.card = replace(CARD, profile="signed-url")
+
+    error = door.refusal(profile="signed-url" if named_by == "request" else "", destination="https://10.0.0.1/x")
+
+    assert (error.code, error.field) == (Code.BAD_INPUT, "profile")
+
+
 CHANGES = [
     {"destination": "s3://results/other"},
     {"profile": "lab"},

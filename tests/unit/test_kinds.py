@@ -4,7 +4,7 @@ import traceback
 
 import pytest
 
-from cloudpush.credentials.kinds import KINDS, AccessKey, Prompt, dump, load, parse, prompts
+from cloudpush.credentials.kinds import KINDS, AccessKey, Prompt, ResignHook, dump, load, parse, prompts
 from cloudpush.errors import Code, CredentialError, InputError
 from cloudpush.push.job import Secret
 
@@ -171,4 +171,77 @@ def test_prompts_hide_what_opens_something() -> None:
         Prompt("access_key_id", required=True, hidden=False),
         Prompt("secret_access_key", required=True, hidden=True),
         Prompt("session_token", required=False, hidden=True),
+    ]
+
+
+# -- callbacks for fresh URLs -----------------------------------------------------------------------
+
+HOOK = {"url": "https://Pipeline.Example.org:8443/fresh?token=canary", "secret": "canary-0123456789"}
+
+
+def test_callback_reveals_what_it_was_given_and_is_judged_by_its_origin() -> None:
+    """The URL is kept as it was written; its endpoint is what the guard checks and what a record shows."""
+    hook = parse("resign_hook", HOOK)
+
+    assert (isinstance(hook, Secret), hook.kind, hook.endpoint, hook.reveal(), load("resign_hook", dump(hook))) == (
+        True,
+        "resign_hook",
+        "https://pipeline.example.org:8443",
+        HOOK,
+        hook,
+    )
+
+
+def test_nothing_of_a_callback_is_shown_but_its_origin() -> None:
+    """Its path and query may be secrets as much as its secret is."""
+    hook = parse("resign_hook", HOOK)
+    assert isinstance(hook, ResignHook)
+
+    shown = f"{hook!r} {hook} {hook.model_dump()} {hook.model_dump_json()} {[hook]}"
+
+    assert ("canary" in shown.lower(), "fresh" in shown, repr(hook)) == (
+        False,
+        False,
+        "<ResignHook ****, endpoint='https://pipeline.example.org:8443'>",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "word"),
+    [
+        ({"url": "canary"}, "url", "https://HOST"),
+        ({"url": "https://"}, "url", "https://HOST"),
+        ({"url": "ftp://canary.example.org/"}, "url", "https://HOST"),
+        ({"url": "https://user:canary@h.example.org/"}, "url", "without user name"),
+        ({"url": "https://h.example.org/canary#x"}, "url", "or fragment"),
+        ({"url": "https://h.example.org\\@canary/"}, "url", "https://HOST"),
+        ({"url": "https://h.example.org:canary/"}, "url", "https://HOST"),
+        ({"url": "https://0x7f.1/canary"}, "url", "https://HOST"),
+        ({"url": "https://[canary/"}, "url", "https://HOST"),
+        ({"url": "https://h.example.org/canary path"}, "url", "blanks"),
+        ({"url": "https://h.example.org/" + "canary" * 700}, "url", "expected 1 to 4096"),
+        ({"secret": "canary"}, "secret", "expected 16 to 1024"),
+        ({"secret": ""}, "secret", "is empty"),
+    ],
+    ids=str,
+)
+def test_wrong_callback_is_refused_by_field_and_fix_without_being_quoted(
+    change: dict[str, str], field: str, word: str
+) -> None:
+    """As with keys: the field and the fix, never the value."""
+    with pytest.raises(InputError) as caught:
+        parse("resign_hook", HOOK | change)
+
+    assert (caught.value.field, word in caught.value.message, "canary" in told(caught.value).lower()) == (
+        field,
+        True,
+        False,
+    )
+
+
+def test_both_fields_of_a_callback_are_hidden_while_they_are_typed() -> None:
+    """Its URL opens something too."""
+    assert prompts("resign_hook") == [
+        Prompt("url", required=True, hidden=True),
+        Prompt("secret", required=True, hidden=True),
     ]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cloudpush.net import BadXml
 from cloudpush.push.job import Seen
-from cloudpush.verify.answers import BadXml
 from cloudpush.verify.listing import Page, Survey, page_parameters, read_page
 
 THERE = Seen(exists=True, size=1, etag="e")

@@ -22,7 +22,10 @@ def decide(code: Code, strikes: int = 0, age: timedelta = YOUNG, jitter: float =
     return POLICY.decide(an_error(code), strikes=strikes, age=age, jitter=jitter)
 
 
-@pytest.mark.parametrize("code", [c for c in Code if not c.retryable and c is not Code.CANCELLED])
+WAITING = [c for c in Code if c.waits]
+
+
+@pytest.mark.parametrize("code", [c for c in Code if not c.retryable and not c.waits and c is not Code.CANCELLED])
 def test_what_somebody_must_mend_fails_at_once(code: Code) -> None:
     """However young the push is."""
     verdict = decide(code)
@@ -38,6 +41,14 @@ def test_what_may_pass_is_tried_again_with_a_strike(code: Code) -> None:
     assert (verdict.state, verdict.retry_in, verdict.strike) == (State.QUEUED, 2.0, True)
 
 
+def test_a_callback_that_is_away_for_long_pauses_the_push() -> None:
+    """Fresh URLs may still be handed over; until patience ends, as with any pause."""
+    often = decide(Code.RESIGN_FAILED, strikes=100)
+    late = decide(Code.RESIGN_FAILED, strikes=100, age=timedelta(days=7, seconds=1))
+
+    assert (often.state, late.state) == (State.AWAITING_CONSENT, State.FAILED)
+
+
 @pytest.mark.parametrize("code", sorted(OUTAGES))
 def test_an_outage_is_no_strike_however_often_it_comes(code: Code) -> None:
     """A fixed pause, as long as patience lasts."""
@@ -50,6 +61,32 @@ def test_an_outage_is_no_strike_however_often_it_comes(code: Code) -> None:
 def test_patience_with_outages_ends(code: Code) -> None:
     """Counted from the push's submission."""
     assert decide(code, age=timedelta(days=7, seconds=1)).state is State.FAILED
+
+
+@pytest.mark.parametrize("code", WAITING)
+def test_what_waits_for_somebody_pauses_however_often_it_comes(code: Code) -> None:
+    """No strike, and no time of a next attempt: it comes with what is waited for."""
+    verdict = decide(code, strikes=100)
+
+    assert (verdict.state, verdict.error and verdict.error.code, verdict.retry_in, verdict.strike) == (
+        State.AWAITING_CONSENT,
+        code,
+        None,
+        False,
+    )
+
+
+@pytest.mark.parametrize("code", WAITING)
+def test_patience_with_pauses_ends(code: Code) -> None:
+    """Counted from the push's submission, to the second."""
+    states = [decide(code, age=timedelta(days=7, seconds=n)).state for n in (0, 1)]
+
+    assert states == [State.AWAITING_CONSENT, State.FAILED]
+
+
+def test_what_waits_is_nothing_that_may_pass() -> None:
+    """One code has one way."""
+    assert (WAITING != [], [code for code in WAITING if code.retryable]) == (True, [])
 
 
 def test_outages_may_pass() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -24,6 +25,7 @@ class FakeBroom:
         self.found = Due([], [])
         self.ended: list[tuple[UUID, State]] = []
         self.asked: list[float] = []
+        self.patience: list[float] = []
         self.failing: StoreError | None = None
         self.passes = 0
 
@@ -36,6 +38,10 @@ class FakeBroom:
     def release_expired(self, max_strikes: int) -> Sequence[tuple[UUID, State]]:
         assert max_strikes == 12
         return self.ended
+
+    def release_impatient(self, patience_seconds: float) -> int:
+        self.patience.append(patience_seconds)
+        return 0
 
     def due(self, *, unannounced_for: float, limit: int) -> Due:
         self.asked.append(unannounced_for)
@@ -58,13 +64,19 @@ def kept() -> list[int]:
     return []
 
 
+def a_sweep(broom: FakeBroom, announcer: FakeAnnouncer, keep: Callable[[], int]) -> Sweep:
+    return Sweep(
+        broom=broom, announcer=announcer, queue=announcer, keep_house=keep, max_strikes=12, patience=timedelta(days=7)
+    )
+
+
 @pytest.fixture
 def sweep(broom: FakeBroom, announcer: FakeAnnouncer, kept: list[int]) -> Sweep:
     def keep() -> int:
         kept.append(1)
         return 0
 
-    return Sweep(broom=broom, announcer=announcer, queue=announcer, keep_house=keep, max_strikes=12)
+    return a_sweep(broom, announcer, keep)
 
 
 def test_what_is_due_is_announced(sweep: Sweep, broom: FakeBroom, announcer: FakeAnnouncer) -> None:
@@ -81,6 +93,17 @@ def test_watchers_hear_what_the_sweep_ended(sweep: Sweep, broom: FakeBroom, anno
     sweep.once()
 
     assert announcer.endings == [(A, State.FAILED)]
+
+
+def test_what_waits_for_too_long_is_set_going_to_end(sweep: Sweep, broom: FakeBroom, announcer: FakeAnnouncer) -> None:
+    """At each pass of the one that leads, and although the broker is away."""
+    announcer.away = True
+    with pytest.raises(BrokerError):
+        sweep.once()
+    broom.leading = False
+    sweep.once()
+
+    assert broom.patience == [7 * 86_400.0]
 
 
 @pytest.mark.parametrize(("waiting", "seconds"), [(0, LOST_SECONDS), (1, STALE_SECONDS)])
@@ -109,7 +132,7 @@ def test_the_house_is_kept_now_and_then(sweep: Sweep, kept: list[int], monkeypat
     """Not at every pass."""
     now = [100.0]
     monkeypatch.setattr("cloudpush.push.sweep.time.monotonic", lambda: now[0])
-    for seconds in (0, 1, 13.9, 0.2, 1):
+    for seconds in (0, 0.2, 0.7, 0.2, 0.3):
         now[0] += seconds
         sweep.once()
 
@@ -132,7 +155,7 @@ def test_a_vault_that_is_away_stops_no_announcement(broom: FakeBroom, announcer:
     def keep() -> int:
         raise VaultError(Code.VAULT_SEALED, "sealed")
 
-    sweep = Sweep(broom=broom, announcer=announcer, queue=announcer, keep_house=keep, max_strikes=12)
+    sweep = a_sweep(broom, announcer, keep)
     broom.found = Due([A], [])
 
     with pytest.raises(VaultError):

@@ -74,6 +74,7 @@ class Code(StrEnum):
     URL_EXPIRED = "URL_EXPIRED"
     URL_NOT_YET_VALID = "URL_NOT_YET_VALID"
     UPLOAD_GONE = "UPLOAD_GONE"
+    RESIGN_FAILED = "RESIGN_FAILED"
     VAULT_SEALED = "VAULT_SEALED"
     VAULT_UNREACHABLE = "VAULT_UNREACHABLE"
     VAULT_DENIED = "VAULT_DENIED"
@@ -181,6 +182,9 @@ MEANINGS: dict[Code, Meaning] = {
     Code.URL_NOT_YET_VALID: _user("Sign the URL without a start time, or submit once it is valid."),
     Code.UPLOAD_GONE: _waits(
         "The multipart upload was aborted: hand over the URLs of a new one with `cloudpush resign`."
+    ),
+    Code.RESIGN_FAILED: _passes(
+        "Mend the callback, which is asked again, or hand over fresh URLs with `cloudpush resign PUSH`.", Actor.USER
     ),
     Code.VAULT_SEALED: _operator("Unseal Vault; pushes go on by themselves.", retryable=True),
     Code.VAULT_UNREACHABLE: _operator("Start Vault or mend the network; pushes go on by themselves.", retryable=True),

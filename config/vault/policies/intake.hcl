@@ -6,6 +6,11 @@ path "cloudpush/data/credentials/+" {
   capabilities = ["create"]
 }
 
+# Signed URLs are sealed block by block.
+path "cloudpush/data/sheets/+" {
+  capabilities = ["create"]
+}
+
 path "transit/datakey/plaintext/cloudpush" {
   capabilities = ["update"]
 }

@@ -7,9 +7,17 @@ path "cloudpush/data/credentials/+" {
   capabilities = ["read", "update"]
 }
 
+path "cloudpush/data/sheets/+" {
+  capabilities = ["read", "update"]
+}
+
 # Purging deletes the metadata with all versions and looks whether they are gone; rewrapping limits the
 # versions to one, so that a data key wrapped by an old key version does not survive in the history.
 path "cloudpush/metadata/credentials/+" {
+  capabilities = ["read", "update", "delete"]
+}
+
+path "cloudpush/metadata/sheets/+" {
   capabilities = ["read", "update", "delete"]
 }
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from cloudpush.audit.database import append_events, transaction, translated
+from cloudpush.audit.renewals import resume
 from cloudpush.errors import Code
 from cloudpush.push.states import Event, State
 from cloudpush.push.sweep import Due
@@ -73,6 +74,15 @@ class Broom:
                     ended.append((row.id, State(row.state)))
         return ended
 
+    def release_impatient(self, patience_seconds: float) -> int:
+        """Queue again what has waited for a user since a push that is older than this: a worker then ends it."""
+        with transaction(self._engine) as c:
+            waiting = c.execute(IMPATIENT, {"seconds": patience_seconds}).scalars().all()
+            for push_id in waiting:
+                _, events = resume(c, push_id, "patience is over")
+                append_events(c, push_id, ACTOR, events)
+        return len(waiting)
+
     def due(self, *, unannounced_for: float, limit: int) -> Due:
         """Queued and due, but not announced lately: mark and return it."""
         params = {"seconds": unannounced_for, "limit": limit}
@@ -111,6 +121,13 @@ RELEASE_PUSHES = sa.text("""
             WHEN 'failed' THEN :ended ELSE 'Its worker vanished.' END
     FROM gone WHERE push.id = gone.id
     RETURNING push.id, push.state, gone.worker
+""")
+
+IMPATIENT = sa.text("""
+    SELECT id FROM push
+    WHERE (state = 'awaiting_consent' OR parts_paused > 0)
+      AND created_at < clock_timestamp() - make_interval(secs => :seconds)
+    ORDER BY created_at LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 DUE_PUSHES = sa.text("""

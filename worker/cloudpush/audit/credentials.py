@@ -1,24 +1,27 @@
 """Credentials in Postgres: metadata and its events, never a secret.
 
-Implements :class:`cloudpush.push.custody.CredentialStore`. Guards stand in the UPDATE: a state
-changes only from a state that it may leave, and its event is appended in the same transaction.
+Implements :class:`cloudpush.push.custody.CredentialStore` and :class:`cloudpush.push.signed.sets.SetStore`. Guards
+stand in the UPDATE: a state changes only from a state that it may leave, and its event is appended in the same
+transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.exc import IntegrityError
 
 from cloudpush.audit.database import append_event, transaction
 from cloudpush.audit.tables import credential as t
-from cloudpush.audit.tables import event
+from cloudpush.audit.tables import event, push, renewal, sheet
 from cloudpush.errors import Code, CredentialError, InputError
-from cloudpush.push.custody import CREDENTIAL_TRANSITIONS, Credential, CredentialState, Reason, Use
+from cloudpush.push.custody import CREDENTIAL_TRANSITIONS, Block, Credential, CredentialState, Due, Reason, Use
+from cloudpush.push.signed.model import SIGNED_URLS, SheetCard
 from cloudpush.push.states import Event
 
 #: The hash chain of what concerns the Transit key as a whole.
@@ -67,9 +70,7 @@ class Credentials:
                 )
             )
             if not done.rowcount:
-                raise CredentialError(
-                    Code.CREDENTIAL_PURGED, f"Credential {credential_id} was purged while it was being sealed."
-                )
+                raise _purged_meanwhile(credential_id)
             data = {"transit_key_version": key_version}
             append_event(c, credential_id, Event.CREDENTIAL_CREATED, actor, data, credential_id=credential_id)
 
@@ -100,30 +101,101 @@ class Credentials:
                 data = {"reason": str(reason)}
                 append_event(c, credential_id, Event.CREDENTIAL_PURGING, actor, data, credential_id=credential_id)
 
-    def end_purge(self, credential_id: UUID, actor: str) -> None:
-        """``purging`` → ``purged``; nothing where it is ``purged`` already."""
-        with transaction(self._engine) as c:
-            done = c.execute(
-                _from(credential_id, CredentialState.PURGED).values(
-                    state=str(CredentialState.PURGED), purged_at=sa.func.clock_timestamp()
-                )
-            )
-            if done.rowcount:
-                append_event(c, credential_id, Event.CREDENTIAL_PURGED, actor, credential_id=credential_id)
+    def end_purge(self, credential_id: UUID, actor: str, unsettled_since: datetime | None) -> bool:
+        """``purging`` → ``purged``; nothing where it is ``purged`` already.
 
-    def due(self, now: datetime, sealing_before: datetime, limit: int) -> Sequence[tuple[UUID, Reason]]:
-        """What is to be destroyed: due, half destroyed, or ``sealing`` since before ``sealing_before``."""
-        abandoned = (t.c.state == CredentialState.SEALING) & (t.c.created_at < sealing_before)
-        half_done = t.c.state == CredentialState.PURGING
-        its_time = (t.c.state == CredentialState.ACTIVE) & (t.c.purge_after <= now)
+        False, and ``purging`` still, where a block of it was begun after ``unsettled_since`` and nobody told that it was
+        sealed: it may come yet.
+        """
+        purge = _from(credential_id, CredentialState.PURGED).values(
+            state=str(CredentialState.PURGED), purged_at=sa.func.clock_timestamp()
+        )
+        if unsettled_since is not None:
+            purge = purge.where(~_unsettled(unsettled_since))
+        with transaction(self._engine) as c:
+            if c.execute(purge).rowcount:
+                append_event(c, credential_id, Event.CREDENTIAL_PURGED, actor, credential_id=credential_id)
+                return True
+            state = c.execute(sa.select(t.c.state).where(t.c.id == credential_id)).scalar_one()
+        return bool(state == CredentialState.PURGED)
+
+    def due(self, now: datetime, sealing_before: datetime, sets_before: datetime, limit: int) -> Sequence[Due]:
+        """What is to be destroyed: due, half destroyed, or ``sealing`` since before ``sealing_before``.
+
+        A set is given up when nothing was added to it since ``sets_before`` and no push has it. What ``end_purge``
+        would refuse for the sake of a block begun since ``sealing_before`` is left out.
+        """
+        a_set = t.c.kind == SIGNED_URLS
+        idle = (t.c.created_at < sets_before) & ~_begun(sets_before)
+        sealing = t.c.state == CredentialState.SEALING
+        abandoned = sealing & ~a_set & (t.c.created_at < sealing_before) | sealing & a_set & idle
+        half_done = (t.c.state == CredentialState.PURGING) & ~_unsettled(sealing_before)
+        active = t.c.state == CredentialState.ACTIVE
+        its_time = active & (t.c.purge_after <= now)
+        orphaned = active & a_set & idle & ~_has_push
         query = (
-            sa.select(t.c.id, t.c.state)
-            .where(t.c.state != CredentialState.PURGED, abandoned | half_done | its_time)
+            sa.select(t.c.id, t.c.kind, t.c.state, t.c.expires_at, t.c.purge_after)
+            .where(t.c.state != CredentialState.PURGED, abandoned | half_done | its_time | orphaned)
             .order_by(t.c.created_at, t.c.id)
             .limit(limit)
         )
         with transaction(self._engine) as c:
-            return [(row.id, _REASONS[CredentialState(row.state)]) for row in c.execute(query)]
+            return [(row.id, _reason(row, now)) for row in c.execute(query)]
+
+    def blocks(self, credential_id: UUID, after: int, limit: int) -> Sequence[int]:
+        """Numbers of a set's blocks, in order, from after ``after``; none for any other credential."""
+        query = (
+            sa.select(sheet.c.number)
+            .where(sheet.c.credential_id == credential_id, sheet.c.number > after)
+            .order_by(sheet.c.number)
+            .limit(limit)
+        )
+        with transaction(self._engine) as c:
+            return list(c.execute(query).scalars())
+
+    def add_sheet(self, credential_id: UUID, cards: Sequence[SheetCard]) -> None:
+        """Insert the blocks of one sheet, before they are sealed.
+
+        Raises CredentialError where the set is not ``sealing`` any more.
+        """
+        rows = [
+            {
+                "credential_id": credential_id,
+                "number": card.number,
+                "first_seq": card.first,
+                "last_seq": card.last,
+                "block": card.block,
+                "blocks": card.blocks,
+            }
+            for card in cards
+        ]
+        with transaction(self._engine) as c:
+            # Held to the commit: a purge that begins meanwhile sees these rows.
+            held = sa.select(t.c.state).where(t.c.id == credential_id).with_for_update(read=True)
+            if c.execute(held).scalar_one_or_none() != CredentialState.SEALING:
+                raise _purged_meanwhile(credential_id)
+            c.execute(sheet.insert(), rows)
+
+    def activate_set(
+        self, credential_id: UUID, versions: Mapping[int, Sequence[int]], expires_at: datetime | None, actor: str
+    ) -> None:
+        """``sealing`` → ``active``: everything is in Vault. ``versions``: of the key → the blocks that it wraps.
+
+        It expires, and is destroyed, at ``expires_at``. Raises CredentialError where it is not ``sealing`` any more.
+        """
+        with transaction(self._engine) as c:
+            done = c.execute(
+                _from(credential_id, CredentialState.ACTIVE).values(
+                    state=str(CredentialState.ACTIVE), expires_at=expires_at, purge_after=expires_at
+                )
+            )
+            if not done.rowcount:
+                raise _purged_meanwhile(credential_id)
+            for version, numbers in versions.items():
+                c.execute(_sheets(credential_id, numbers).values(transit_key_version=version))
+            blocks = sum(len(numbers) for numbers in versions.values())
+            data = {"blocks": blocks, "expires_at": _iso(expires_at), "purge_after": _iso(expires_at)}
+            append_event(c, credential_id, Event.CREDENTIAL_CREATED, actor, data, credential_id=credential_id)
 
     def expire(self, now: datetime, limit: int, actor: str) -> Sequence[UUID]:
         """Append ``credential.expired``, once each, for what has expired; return whose."""
@@ -165,9 +237,40 @@ class Credentials:
                 data = {"transit_key_version": version}
                 append_event(c, credential_id, Event.CREDENTIAL_REWRAPPED, actor, data, credential_id=credential_id)
 
+    def blocks_wrapped_before(self, version: int, after: tuple[UUID, int] | None, limit: int) -> Sequence[Block]:
+        """Blocks of ``active`` sets whose data key an older key version wraps, or nobody knows which; in order."""
+        query = (
+            sa.select(sheet.c.credential_id, t.c.owner, sheet.c.number, sheet.c.transit_key_version, sheet.c.sealed_at)
+            .join_from(sheet, t, t.c.id == sheet.c.credential_id)
+            .where(t.c.state == CredentialState.ACTIVE, _older(sheet.c.transit_key_version, version))
+            .order_by(sheet.c.credential_id, sheet.c.number)
+            .limit(limit)
+        )
+        if after is not None:
+            query = query.where(sa.tuple_(sheet.c.credential_id, sheet.c.number) > sa.tuple_(*after))
+        with transaction(self._engine) as c:
+            return [Block(*row) for row in c.execute(query)]
+
+    def blocks_rewrapped(self, credential_id: UUID, numbers: Sequence[int], version: int, actor: str) -> None:
+        """Note that key ``version`` wraps the data keys of these blocks now."""
+        with transaction(self._engine) as c:
+            done = c.execute(
+                _sheets(credential_id, numbers)
+                .where(_older(sheet.c.transit_key_version, version))
+                .values(transit_key_version=version)
+            )
+            if done.rowcount:
+                data = {"transit_key_version": version, "blocks": done.rowcount}
+                append_event(c, credential_id, Event.CREDENTIAL_REWRAPPED, actor, data, credential_id=credential_id)
+
     def wraps_only(self, version: int) -> bool:
-        """Whether nothing is ``sealing``, and nothing ``active`` is wrapped by a key before ``version``: in one look."""
-        older = (t.c.state == CredentialState.ACTIVE) & (t.c.transit_key_version < version)
+        """Whether nothing is ``sealing``, and nothing ``active`` is wrapped by a key before ``version``: in one look.
+
+        A block whose version nobody knows counts as wrapped by an older one.
+        """
+        active = t.c.state == CredentialState.ACTIVE
+        older_block = sa.exists().where(sheet.c.credential_id == t.c.id, _older(sheet.c.transit_key_version, version))
+        older = active & ((t.c.transit_key_version < version) | older_block)
         left = sa.select(sa.exists().where(older | (t.c.state == CredentialState.SEALING)))
         with transaction(self._engine) as c:
             return not c.execute(left).scalar_one()
@@ -189,6 +292,33 @@ def _from(credential_id: UUID, to: CredentialState) -> sa.Update:
     return t.update().where(t.c.id == credential_id, t.c.state.in_(allowed))
 
 
+def _sheets(credential_id: UUID, numbers: Sequence[int]) -> sa.Update:
+    return sheet.update().where(
+        sheet.c.credential_id == credential_id,
+        sheet.c.number == sa.any_(sa.literal(list(numbers), pg.ARRAY(sa.Integer))),
+    )
+
+
+def _older(column: sa.ColumnElement[int | None], version: int) -> sa.ColumnElement[bool]:
+    return sa.or_(column.is_(None), column < version)
+
+
+def _begun(since: datetime) -> sa.ColumnElement[bool]:
+    """Whether a block of the credential was begun since then."""
+    return sa.exists().where(sheet.c.credential_id == t.c.id, sheet.c.sealed_at >= since)
+
+
+def _unsettled(since: datetime) -> sa.ColumnElement[bool]:
+    """Whether a block that was begun since then may still be on its way to Vault."""
+    return sa.exists().where(
+        sheet.c.credential_id == t.c.id, sheet.c.transit_key_version.is_(None), sheet.c.sealed_at >= since
+    )
+
+
+def _purged_meanwhile(credential_id: UUID) -> CredentialError:
+    return CredentialError(Code.CREDENTIAL_PURGED, f"Credential {credential_id} was purged while it was being sealed.")
+
+
 def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat() if moment else None
 
@@ -199,12 +329,25 @@ def _credential(row: sa.RowMapping, uses: int | None = None) -> Credential:
     return Credential(**(fields | {"state": CredentialState(row["state"])}), use=use)
 
 
-#: Why a row in this state is found to be due.
-_REASONS = {
-    CredentialState.SEALING: Reason.ABANDONED,
-    CredentialState.ACTIVE: Reason.DUE,
-    CredentialState.PURGING: Reason.UNFINISHED,
-}
+def _reason(row: sa.Row[*tuple[Any, ...]], now: datetime) -> Reason:
+    """Why this row is found to be due."""
+    match CredentialState(row.state):
+        case CredentialState.SEALING:
+            return Reason.ABANDONED
+        case CredentialState.PURGING:
+            return Reason.UNFINISHED
+    if row.kind != SIGNED_URLS:
+        return Reason.DUE
+    if row.purge_after is None or row.purge_after > now:
+        return Reason.UNUSED
+    # The end of its push moves the time of a set forward, before that of its last URL.
+    return (
+        Reason.URLS_EXPIRED if row.expires_at is not None and row.expires_at <= row.purge_after else Reason.PUSH_ENDED
+    )
+
+
+#: Whether a push was stored with this set, or goes on with it.
+_has_push = sa.exists().where(push.c.credential_id == t.c.id) | sa.exists().where(renewal.c.credential_id == t.c.id)
 
 #: A use is an event of the push that used it, appended by the worker.
 _USED = event.c.kind == Event.CREDENTIAL_USED

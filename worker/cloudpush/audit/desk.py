@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from uuid import UUID
 
 import sqlalchemy as sa
 from uuid6 import uuid7
 
 from cloudpush.audit.database import append_events, event_text, statement, transaction
-from cloudpush.audit.tables import credential, push
+from cloudpush.audit.renewals import add_renewal, resume
+from cloudpush.audit.rows import EventRow
+from cloudpush.audit.tables import credential, file, push, renewal
 from cloudpush.errors import Code, InputError
 from cloudpush.push.intake import CredentialCard
 from cloudpush.push.job import Destination, Request
-from cloudpush.push.states import Event, State
+from cloudpush.push.signed.desk import SignedCard
+from cloudpush.push.signed.model import SIGNED_URLS
+from cloudpush.push.states import Event, FileState, State
 
 CANCELLED = "The push was cancelled before it began."
 
+#: Files that are read at once when all of a push are streamed.
+STREAM_ROWS = 5_000
+
 
 class Desk:
-    """``push.intake.Desk`` on Postgres."""
+    """``push.intake.Desk`` and ``push.signed.desk.SignedDesk`` on Postgres."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -48,27 +56,84 @@ class Desk:
     def store(
         self, request: Request, card: CredentialCard, destination: Destination, digest: bytes
     ) -> tuple[UUID, bool]:
+        return self._store(request, _row(request, card, destination, digest), _told(request, card, destination))
+
+    def store_signed(
+        self,
+        request: Request,
+        card: CredentialCard,
+        destination: Destination,
+        digest: bytes,
+        *,
+        hook_id: UUID | None = None,
+        manifest_sha256: bytes | None = None,
+    ) -> tuple[UUID, bool]:
+        row = _row(request, card, destination, digest) | {"hook_id": hook_id, "manifest_sha256": manifest_sha256}
+        told = _told(request, card, destination) | {
+            "hook": hook_id,
+            "manifest_sha256": manifest_sha256.hex() if manifest_sha256 else None,
+        }
+        return self._store(request, row, told)
+
+    def _store(self, request: Request, row: dict[str, object], told: dict[str, object]) -> tuple[UUID, bool]:
         # Time-ordered ids keep the newest pushes together on disk. They are no secret.
         push_id = UUID(int=uuid7().int)
-        data = {
-            "owner": request.owner,
-            "source": request.source,
-            "destination": destination.uri,
-            "profile": destination.profile.name,
-            "endpoint": destination.profile.endpoint or card.endpoint,
-            "credential": card.id,
-            "credential_kind": card.kind,
-            "min_strength": request.min_strength.word,
-            "overwrite": request.overwrite,
-            "include": request.include,
-            "exclude": request.exclude,
-            "labels": request.labels,
-        }
-        row = {**_row(push_id, request, card, destination, digest), "told": event_text(data)}
         with statement(self._engine) as c:
-            if c.execute(INSERT, row).one_or_none() is not None:
+            if c.execute(INSERT, {**row, "id": push_id, "told": event_text(told)}).one_or_none() is not None:
                 return push_id, True
-            return _known(c, request, digest), False
+            return _known(c, request, row["request_sha256"]), False
+
+    def signed_push(self, push_id: UUID, owner: str | None) -> SignedCard:
+        query = sa.select(push, credential.c.endpoint).join(credential, credential.c.id == push.c.credential_id)
+        with statement(self._engine) as c:
+            row = c.execute(query.where(push.c.id == push_id)).one_or_none()
+        if row is None:
+            raise _unknown(push_id)
+        _permit(push_id, row.owner, owner)
+        _check_kind(push_id, row.credential_kind)
+        return SignedCard(
+            owner=row.owner,
+            state=State(row.state),
+            planned=row.planned_at is not None,
+            source=row.source,
+            uri=row.uri,
+            endpoint=row.endpoint,
+            bucket=row.bucket,
+            prefix=row.prefix,
+            manifest_sha256=row.manifest_sha256 and bytes(row.manifest_sha256),
+        )
+
+    def open_files_of(self, push_id: UUID) -> Iterator[tuple[int, str, str]]:
+        query = sa.select(file.c.seq, file.c.path, file.c.key).where(
+            file.c.push_id == push_id, file.c.state == FileState.PLANNED.value
+        )
+        after = 0
+        while True:
+            page = query.where(file.c.seq > after).order_by(file.c.seq).limit(STREAM_ROWS)
+            with statement(self._engine) as c:
+                rows = c.execute(page).all()
+            for row in rows:
+                yield row.seq, row.path, row.key
+            if len(rows) < STREAM_ROWS:
+                return
+            after = rows[-1].seq
+
+    def resign(self, push_id: UUID, credential_id: UUID, actor: str, files: int) -> State:
+        with transaction(self._engine) as c:
+            row = c.execute(sa.select(push).where(push.c.id == push_id).with_for_update()).one_or_none()
+            if row is None:
+                raise _unknown(push_id)
+            state = State(row.state)
+            _check_kind(push_id, row.credential_kind)
+            if state.final or row.cancel_requested_at is not None:
+                word = state if state.final else "being cancelled"
+                raise InputError(Code.BAD_INPUT, f"push {push_id} is {word}: it needs no fresh URLs.", field="push")
+            _check_set(c, row, credential_id)
+            add_renewal(c, push_id, credential_id, actor, files)
+            resumed, events = resume(c, push_id, "resigned")
+            if events:
+                append_events(c, push_id, actor, events)
+        return resumed or state
 
     def cancel(self, push_id: UUID, owner: str | None, actor: str) -> State:
         with transaction(self._engine) as c:
@@ -78,14 +143,13 @@ class Desk:
                 .with_for_update()
             ).one_or_none()
             if row is None:
-                raise InputError(Code.UNKNOWN_PUSH, f"push {push_id} is not known.", field="push")
-            if owner is not None and row.owner != owner:
-                raise InputError(Code.NOT_OWNER, f"push {push_id} belongs to another owner.", field="push")
+                raise _unknown(push_id)
+            _permit(push_id, row.owner, owner)
             state = State(row.state)
             if state.final or row.cancel_requested_at is not None:
                 return state
             c.execute(REQUEST_CANCEL, {"id": push_id})
-            events: list[tuple[str, UUID | None, dict[str, object]]] = [(Event.PUSH_CANCEL_REQUESTED, None, {})]
+            events: list[EventRow] = [(Event.PUSH_CANCEL_REQUESTED, None, {})]
             if row.planned_at is None and state is not State.RUNNING:
                 # Nobody executes it and nothing was planned: it is over now.
                 c.execute(CANCEL_QUEUED, {"id": push_id, "message": CANCELLED})
@@ -94,15 +158,14 @@ class Desk:
             else:
                 # Parts that wait are due at once, so that a worker ends them; running ones hear it by heartbeat.
                 c.execute(DUE_NOW, {"id": push_id})
+                resumed, told = resume(c, push_id, "cancelled")
+                state, events = resumed or state, [*events, *told]
             append_events(c, push_id, actor, events)
         return state
 
 
-def _row(
-    push_id: UUID, request: Request, card: CredentialCard, destination: Destination, digest: bytes
-) -> dict[str, object]:
+def _row(request: Request, card: CredentialCard, destination: Destination, digest: bytes) -> dict[str, object]:
     return {
-        "id": push_id,
         "owner": request.owner,
         "actor": request.actor,
         "idempotency_key": request.idempotency_key or None,
@@ -119,10 +182,62 @@ def _row(
         "include": list(request.include),
         "exclude": list(request.exclude),
         "labels": json.dumps(dict(request.labels)),
+        "hook_id": None,
+        "manifest_sha256": None,
     }
 
 
-def _known(c: sa.Connection, request: Request, digest: bytes) -> UUID:
+def _told(request: Request, card: CredentialCard, destination: Destination) -> dict[str, object]:
+    return {
+        "owner": request.owner,
+        "source": request.source,
+        "destination": destination.uri,
+        "profile": destination.profile.name,
+        "endpoint": destination.profile.endpoint or card.endpoint,
+        "credential": card.id,
+        "credential_kind": card.kind,
+        "min_strength": request.min_strength.word,
+        "overwrite": request.overwrite,
+        "include": request.include,
+        "exclude": request.exclude,
+        "labels": request.labels,
+    }
+
+
+def _unknown(push_id: UUID) -> InputError:
+    return InputError(Code.UNKNOWN_PUSH, f"push {push_id} is not known.", field="push")
+
+
+def _permit(push_id: UUID, owner: str, asks: str | None) -> None:
+    if asks is not None and asks != owner:
+        raise InputError(Code.NOT_OWNER, f"push {push_id} belongs to another owner.", field="push")
+
+
+def _check_kind(push_id: UUID, kind: str) -> None:
+    if kind != SIGNED_URLS:
+        raise InputError(
+            Code.BAD_INPUT, f"push {push_id} has a credential of kind {kind}: it uses no signed URLs.", field="push"
+        )
+
+
+def _check_set(c: sa.Connection, row: sa.Row[tuple[object, ...]], credential_id: UUID) -> None:
+    """Raise InputError unless ``credential_id`` may be the next set of the push ``row``."""
+    columns = credential.c
+    found = c.execute(
+        sa.select(columns.owner, columns.kind, columns.state, columns.endpoint).where(columns.id == credential_id)
+    ).one_or_none()
+    origin = c.execute(sa.select(columns.endpoint).where(columns.id == row.credential_id)).scalar_one()
+    used = sa.exists().where(push.c.credential_id == credential_id)
+    taken = c.execute(sa.select(used | sa.exists().where(renewal.c.credential_id == credential_id))).scalar_one()
+    if found is None or found != (row.owner, SIGNED_URLS, "active", origin) or taken:
+        raise InputError(
+            Code.BAD_INPUT,
+            f"set {credential_id} is not an active, unused set of {row.owner!r} with URLs that lead to {origin}.",
+            field="credential",
+        )
+
+
+def _known(c: sa.Connection, request: Request, digest: object) -> UUID:
     """The push that holds this idempotency key. Raises InputError where it was another request."""
     row = c.execute(
         sa.select(push.c.id, push.c.request_sha256).where(
@@ -150,10 +265,11 @@ def _as_uuid(text: str) -> UUID | None:
 INSERT = sa.text("""
     WITH stored AS (
     INSERT INTO push (id, owner, actor, idempotency_key, request_sha256, source, uri, bucket, prefix, profile,
-        credential_id, credential_kind, min_strength, overwrite, include, exclude, labels, state, announced_at)
+        credential_id, credential_kind, min_strength, overwrite, include, exclude, labels, hook_id, manifest_sha256,
+        state, announced_at)
     VALUES (:id, :owner, :actor, :idempotency_key, :request_sha256, :source, :uri, :bucket, :prefix, :profile,
         :credential_id, :credential_kind, :min_strength, :overwrite, :include, :exclude, CAST(:labels AS jsonb),
-        'queued', clock_timestamp())
+        :hook_id, :manifest_sha256, 'queued', clock_timestamp())
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, actor)
     SELECT cloudpush_append(id, actor, ARRAY['push.queued'], ARRAY[NULL::uuid], ARRAY[CAST(:told AS text)]) FROM stored

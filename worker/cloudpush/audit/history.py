@@ -11,8 +11,9 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from cloudpush.audit.database import statement, transaction
-from cloudpush.audit.tables import event, file, part, push
+from cloudpush.audit.tables import credential, event, file, part, push, renewal
 from cloudpush.errors import Code, InputError
+from cloudpush.push.signed.model import SIGNED_URLS
 from cloudpush.push.states import FileState, State
 
 Row = dict[str, Any]
@@ -55,7 +56,11 @@ class History:
             return [_shown(row) for row in c.execute(query).mappings()]
 
     def push(self, push_id: UUID, owner: str | None = None) -> Row:
-        """One push, with what its running parts have sent. Raises InputError UNKNOWN_PUSH, NOT_OWNER."""
+        """One push, with what its running parts have sent. Raises InputError UNKNOWN_PUSH, NOT_OWNER.
+
+        With signed URLs also ``urls``: the current set's ``credential_id``, ``state``, ``expires_at``, and the
+        ``origin`` that they lead to; and ``renewals``, as the method of that name gives them.
+        """
         with statement(self._engine) as c:
             row = c.execute(sa.select(push).where(push.c.id == push_id)).mappings().one_or_none()
             if row is None:
@@ -71,7 +76,13 @@ class History:
                     sa.func.max(part.c.eta_seconds).label("eta_seconds"),
                 ).where(part.c.push_id == push_id, part.c.state == State.RUNNING)
             ).mappings()
-            return {**_shown(row), **live.one()}
+            shown = {**_shown(row), **live.one()}
+            return shown | _signed(c, row) if row["credential_kind"] == SIGNED_URLS else shown
+
+    def renewals(self, push_id: UUID) -> list[Row]:
+        """Further sets of signed URLs that were handed over for a push, in order: when, by whom, for how many files."""
+        with statement(self._engine) as c:
+            return _renewals(c, push_id)
 
     def parts(self, push_id: UUID) -> list[Row]:
         """The push's parts in order."""
@@ -107,6 +118,22 @@ class History:
             query = query.where(file.c.state.in_([s.value for s in states]))
         with transaction(self._engine) as c:
             return [_shown(row) for row in c.execute(query.order_by(file.c.seq).limit(limit)).mappings()]
+
+
+def _signed(c: sa.Connection, row: sa.RowMapping) -> Row:
+    """What a push with signed URLs has beside the others."""
+    renewals = _renewals(c, row["id"])
+    current = renewals[-1]["credential_id"] if renewals else row["credential_id"]
+    columns = credential.c
+    query = sa.select(
+        columns.id.label("credential_id"), columns.state, columns.expires_at, columns.endpoint.label("origin")
+    )
+    return {"urls": dict(c.execute(query.where(columns.id == current)).mappings().one()), "renewals": renewals}
+
+
+def _renewals(c: sa.Connection, push_id: UUID) -> list[Row]:
+    query = sa.select(renewal).where(renewal.c.push_id == push_id).order_by(renewal.c.number)
+    return [_shown(row) for row in c.execute(query).mappings()]
 
 
 def _conditions(which: Filter) -> Iterator[sa.ColumnElement[bool]]:

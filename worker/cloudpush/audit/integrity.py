@@ -2,7 +2,8 @@
 
 What a chain proves: an event that was edited, inserted, reordered or deleted in its middle breaks the
 link that follows it; a deleted tail leaves the chain's head behind; a file row edited after its part ended no longer
-matches the digest in the part's own event; a push's row must say what its first and its last event say. The
+matches the digest in the part's own event; a push's row must say what its first and its last event say, and the rows
+of further sets what their events say. The
 recomputation here is independent of the database's. Whoever can rewrite events, rows and heads together leaves no trace
 here: what was signed or copied away before is what proves it then.
 """
@@ -91,6 +92,7 @@ def verify(engine: sa.Engine, push_id: UUID | None = None) -> Report:
             _verify_chain(c, report, stream, seq, bytes(head))
         _verify_strays(c, report, push_id)
         _verify_requests(c, report, push_id)
+        _verify_renewals(c, report, push_id)
         _verify_endings(c, report, push_id)
     return report
 
@@ -166,6 +168,12 @@ def _verify_requests(c: sa.Connection, report: Report, push_id: UUID | None) -> 
         )
 
 
+def _verify_renewals(c: sa.Connection, report: Report, push_id: UUID | None) -> None:
+    """Each further set of a push has its event, and each such event its row."""
+    for row in c.execute(RENEWALS, {"push": push_id}):
+        report.faults.append(Fault(row.stream, row.seq, row.what))
+
+
 def _verify_endings(c: sa.Connection, report: Report, push_id: UUID | None) -> None:
     """A push is over if and as its last word in the chain says, with the numbers that it says."""
     endings = {event.value: state.value for state, event in ENDINGS.items()}
@@ -218,7 +226,8 @@ REQUESTS = sa.text("""
             CASE WHEN e.data->>'owner' IS DISTINCT FROM p.owner THEN 'owner' END,
             CASE WHEN e.data->>'source' IS DISTINCT FROM p.source THEN 'source' END,
             CASE WHEN e.data->>'destination' IS DISTINCT FROM p.uri THEN 'destination' END,
-            CASE WHEN split_part(p.uri, '/', 3) <> p.bucket THEN 'bucket' END,
+            CASE WHEN p.bucket <> split_part(p.uri, '/', 3) AND NOT (p.bucket = '' AND p.uri ~ '^https?://')
+                THEN 'bucket' END,
             CASE WHEN e.data->>'profile' IS DISTINCT FROM p.profile THEN 'profile' END,
             CASE WHEN e.data->>'credential' IS DISTINCT FROM p.credential_id::text THEN 'credential' END,
             CASE WHEN e.data->>'credential_kind' IS DISTINCT FROM p.credential_kind THEN 'credential_kind' END,
@@ -226,12 +235,33 @@ REQUESTS = sa.text("""
             CASE WHEN e.data->>'overwrite' IS DISTINCT FROM p.overwrite THEN 'overwrite' END,
             CASE WHEN (e.data->'include')::jsonb IS DISTINCT FROM to_jsonb(p.include) THEN 'include' END,
             CASE WHEN (e.data->'exclude')::jsonb IS DISTINCT FROM to_jsonb(p.exclude) THEN 'exclude' END,
-            CASE WHEN (e.data->'labels')::jsonb IS DISTINCT FROM p.labels THEN 'labels' END
+            CASE WHEN (e.data->'labels')::jsonb IS DISTINCT FROM p.labels THEN 'labels' END,
+            CASE WHEN e.data->>'hook' IS DISTINCT FROM p.hook_id::text THEN 'hook' END,
+            CASE WHEN e.data->>'manifest_sha256' IS DISTINCT FROM encode(p.manifest_sha256, 'hex') THEN 'manifest' END
         ], NULL) AS fields
         FROM push p JOIN event e ON e.stream = p.id AND e.seq = 1
         WHERE CAST(:push AS uuid) IS NULL OR p.id = :push
     ) AS compared
     WHERE cardinality(fields) > 0
+""")
+
+RENEWALS = sa.text("""
+    WITH told AS (
+        SELECT e.stream, e.seq, e.at, e.actor, e.data->>'number' AS number, e.data->>'credential' AS credential_id,
+            e.data->>'files' AS files
+        FROM event e WHERE e.kind = 'push.resigned' AND (CAST(:push AS uuid) IS NULL OR e.stream = :push)
+    ), kept AS (
+        SELECT r.push_id, r.at, r.actor, r.number::text, r.credential_id::text, r.files::text
+        FROM renewal r WHERE CAST(:push AS uuid) IS NULL OR r.push_id = :push
+    )
+    SELECT coalesce(told.stream, kept.push_id) AS stream, told.seq, CASE
+        WHEN kept.push_id IS NULL THEN 'renewal ' || told.number || ' is told by an event, but its row is gone'
+        WHEN told.stream IS NULL THEN 'renewal ' || kept.number || ' is told by no event'
+        ELSE 'renewal ' || kept.number || ' differs from its event' END AS what
+    FROM told FULL JOIN kept ON kept.push_id = told.stream AND kept.number = told.number
+    WHERE (kept.at, kept.actor, kept.credential_id, kept.files)
+        IS DISTINCT FROM (told.at, told.actor, told.credential_id, told.files)
+    ORDER BY 1, 2
 """)
 
 # An ending that tells no numbers is that of a push that did not get as far as parts.

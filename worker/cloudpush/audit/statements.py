@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-_PUSH_COLUMNS = (
-    "p.id, p.owner, p.source, p.uri, p.profile, p.credential_id, p.credential_kind, p.min_strength, p.overwrite, "
-    "p.include, p.exclude, p.created_at, p.attempt, p.strikes, p.cancel_requested_at IS NOT NULL AS cancelled"
-)
+# The set of signed URLs that was handed over last; any other push has the one credential for good.
+_CURRENT_SET = """CASE WHEN p.credential_kind = 'signed_urls' THEN coalesce((
+        SELECT r.credential_id FROM renewal r WHERE r.push_id = p.id ORDER BY r.number DESC LIMIT 1), p.credential_id)
+    ELSE p.credential_id END"""
+
+_PUSH_COLUMNS = f"""
+    p.id, p.owner, p.source, p.uri, p.profile, {_CURRENT_SET} AS credential_id, p.credential_kind, p.min_strength,
+    p.overwrite, p.include, p.exclude, p.created_at, p.attempt, p.strikes,
+    p.cancel_requested_at IS NOT NULL AS cancelled, p.hook_id,
+    (SELECT k.endpoint FROM credential k WHERE k.id = p.credential_id) AS endpoint"""
 
 _LEASE = "lease_token = :token, lease_until = clock_timestamp() + make_interval(secs => :seconds), worker = :worker"
 _NO_LEASE = "lease_token = NULL, lease_until = NULL"
@@ -53,12 +59,33 @@ HOLD_PART = sa.text("""
     WHERE push_id = :id AND number = :number AND lease_token = :token AND state = 'running' FOR UPDATE
 """)
 
-_USABLE = """c.state AS credential_state, c.expires_at,
+_USABLE = """c.id AS credential_id, c.state AS credential_state, c.expires_at,
     coalesce(c.expires_at <= clock_timestamp(), false) AS expired, p.cancel_requested_at IS NOT NULL AS cancelled"""
 
 USABLE = sa.text(f"""
     SELECT {_USABLE}
-    FROM push p JOIN credential c ON c.id = p.credential_id WHERE p.id = :id
+    FROM push p JOIN credential c ON c.id = {_CURRENT_SET} WHERE p.id = :id
+""")
+
+# The set's own row comes in any case, with empty columns where it has no such block.
+CARDS = sa.text(f"""
+    SELECT c.id AS credential_id, s.number, s.first_seq, s.last_seq, s.block, s.blocks, s.session
+    FROM push p JOIN credential c ON c.id = {_CURRENT_SET}
+        LEFT JOIN sheet s ON s.credential_id = c.id AND c.state = 'active' AND s.gone_at IS NULL
+            AND s.last_seq >= :first AND s.first_seq <= coalesce(CAST(:last AS int8), s.first_seq)
+    WHERE p.id = :id
+    ORDER BY s.number
+""")
+
+# The URI of an upload that is under way outlives the URL that began it.
+SESSIONS_LEFT = sa.text("""
+    SELECT EXISTS (
+        SELECT FROM push p
+            JOIN credential c ON c.state = 'active' AND (c.id = p.credential_id
+                OR c.id IN (SELECT r.credential_id FROM renewal r WHERE r.push_id = p.id))
+            JOIN sheet s ON s.credential_id = c.id AND s.session AND s.gone_at IS NULL
+            JOIN file f ON f.push_id = p.id AND f.seq = s.first_seq AND f.state = 'planned'
+        WHERE p.id = :id)
 """)
 
 INSERT_PART = sa.text("""
@@ -90,7 +117,7 @@ FINISH_PLAN = sa.text(f"""
     UPDATE push p SET planned_at = clock_timestamp(), {_NO_LEASE}, parts_total = :parts, files_total = :files,
         bytes_total = :bytes, error_code = NULL, error_message = NULL
     FROM credential c
-    WHERE p.id = :id AND p.lease_token = :token AND p.state = 'running' AND p.planned_at IS NULL AND c.id = p.credential_id
+    WHERE p.id = :id AND p.lease_token = :token AND p.state = 'running' AND p.planned_at IS NULL AND c.id = {_CURRENT_SET}
     RETURNING {_USABLE}
 """)
 
@@ -158,7 +185,7 @@ END_PART = sa.text(f"""
         error_code = coalesce(p.error_code, ended.error_code),
         error_message = coalesce(p.error_message, ended.error_message)
     FROM ended WHERE p.id = ended.push_id
-    RETURNING p.id, p.state, parts_done, parts_total, files_total, bytes_total, files_verified, files_skipped,
+    RETURNING p.id, p.state, parts_done, parts_paused, parts_total, files_total, bytes_total, files_verified, files_skipped,
               files_unverified, files_failed, strength, p.error_code, p.error_message
 """)
 
@@ -191,6 +218,54 @@ RETRY_PUSH = sa.text(f"""
 CLOSE_PUSH = sa.text(f"""
     UPDATE push SET state = :state, {_NO_LEASE}, finished_at = clock_timestamp(), error_code = :code, error_message = :message
     WHERE id = :id AND lease_token = :token AND state = 'running' AND planned_at IS NULL
+""")
+
+# Parts that pause, end or go on at the same moment do so one after the other. What is read under this lock is read by
+# a statement of its own, which sees what was committed meanwhile.
+LOCK_PUSH = sa.text("SELECT id FROM push WHERE id = :id FOR NO KEY UPDATE")
+
+PAUSE_PART = sa.text(f"""
+    WITH paused AS (
+        UPDATE part SET state = 'awaiting_consent', {_NO_LEASE}, next_attempt_at = NULL, error_code = :code,
+            error_message = :message, speed = NULL, eta_seconds = NULL
+        WHERE push_id = :id AND number = :number AND lease_token = :token AND state = 'running'
+        RETURNING push_id)
+    UPDATE push p SET parts_paused = parts_paused + 1 FROM paused WHERE p.id = paused.push_id
+    RETURNING p.id, p.state, parts_done, parts_paused, parts_total
+""")
+
+# Every part is over or waits: so does the push, for what its first part waits for.
+PAUSE_PUSH = sa.text("""
+    UPDATE push SET state = 'awaiting_consent', (error_code, error_message) = (
+        SELECT p.error_code, p.error_message FROM part p
+        WHERE p.push_id = :id AND p.state = 'awaiting_consent' ORDER BY p.number LIMIT 1)
+    WHERE id = :id AND state = 'running'
+    RETURNING error_code, error_message
+""")
+
+PAUSE_UNPLANNED = sa.text(f"""
+    UPDATE push SET state = 'awaiting_consent', {_NO_LEASE}, next_attempt_at = NULL, error_code = :code,
+        error_message = :message
+    WHERE id = :id AND lease_token = :token AND state = 'running' AND planned_at IS NULL
+""")
+
+RESUME_PARTS = sa.text("""
+    UPDATE part SET state = 'queued', announced_at = NULL, next_attempt_at = clock_timestamp(), error_code = NULL,
+        error_message = NULL
+    WHERE push_id = :id AND state = 'awaiting_consent'
+""")
+
+# What a part ended with stays the push's error; what it waited for has come.
+RESUME_PUSH = sa.text("""
+    UPDATE push SET parts_paused = 0, state = CASE WHEN planned_at IS NULL THEN 'queued' ELSE 'running' END,
+        announced_at = CASE WHEN planned_at IS NOT NULL THEN announced_at END,
+        next_attempt_at = CASE WHEN planned_at IS NULL THEN clock_timestamp() END,
+        (error_code, error_message) = (
+            SELECT p.error_code, p.error_message FROM part p
+            WHERE p.push_id = :id AND p.finished_at IS NOT NULL AND p.error_code IS NOT NULL
+            ORDER BY p.finished_at LIMIT 1)
+    WHERE id = :id AND (state = 'awaiting_consent' OR parts_paused > 0)
+    RETURNING state
 """)
 
 EXTEND_PARTS = sa.text("""

@@ -82,6 +82,8 @@ push = sa.Table(
     sa.Column("include", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("exclude", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("labels", pg.JSONB, nullable=False, server_default="{}"),
+    sa.Column("hook_id", sa.Uuid, sa.ForeignKey("credential.id")),  # whom to ask for fresh signed URLs
+    sa.Column("manifest_sha256", sa.LargeBinary),  # of its paths and keys, whatever their order; None without one
     # where it stands
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("created_at", Instant, nullable=False, server_default=sa.func.now()),
@@ -99,6 +101,7 @@ push = sa.Table(
     # what was planned and what became of it
     sa.Column("parts_total", sa.Integer, nullable=False, server_default="0"),
     sa.Column("parts_done", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("parts_paused", sa.Integer, nullable=False, server_default="0"),  # those that are awaiting_consent
     sa.Column("files_total", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("bytes_total", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("files_verified", sa.BigInteger, nullable=False, server_default="0"),
@@ -140,6 +143,9 @@ push = sa.Table(
     sa.Index("ix_push_queued", "next_attempt_at", postgresql_where=sa.text("state = 'queued'")),
     sa.Index("ix_push_leased", "lease_until", postgresql_where=sa.text("lease_until IS NOT NULL")),
     sa.Index("ix_push_lease_token", "lease_token", postgresql_where=sa.text("lease_token IS NOT NULL")),
+    sa.Index(
+        "ix_push_paused", "created_at", postgresql_where=sa.text("state = 'awaiting_consent' OR parts_paused > 0")
+    ),
 )
 
 part = sa.Table(
@@ -196,6 +202,53 @@ file = sa.Table(
     sa.Index("ix_file_trouble", "push_id", "seq", postgresql_where=sa.text("state IN ('failed', 'unverified')")),
     # every row is updated once, in place: leave room on its page
     postgresql_with={"fillfactor": "75"},
+)
+
+# A set of signed URLs is a credential; its sheets lie in Vault, block by block, under its id and their numbers.
+sheet = sa.Table(
+    "sheet",
+    metadata,
+    sa.Column("credential_id", sa.Uuid, sa.ForeignKey("credential.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("first_seq", sa.BigInteger, nullable=False),
+    sa.Column("last_seq", sa.BigInteger, nullable=False),
+    sa.Column("block", sa.Integer, nullable=False),
+    sa.Column("blocks", sa.Integer, nullable=False),
+    sa.Column("session", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("sealed_at", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("gone_at", Instant),  # a session: its upload is gone, so that it is not taken up again
+    sa.Column("transit_key_version", sa.Integer),  # None: on its way to Vault, or not told
+    sa.CheckConstraint("number > 0 AND first_seq <= last_seq AND block BETWEEN 1 AND blocks", name="span"),
+    sa.Index("ix_sheet_credential_id_first_seq_last_seq", "credential_id", "first_seq", "last_seq"),
+)
+
+# Append-only: further sets that were handed over for a push. The newest counts.
+renewal = sa.Table(
+    "renewal",
+    metadata,
+    sa.Column("push_id", sa.Uuid, sa.ForeignKey("push.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("credential_id", sa.Uuid, sa.ForeignKey("credential.id"), nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("files", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("credential_id"),
+)
+
+# Working state, gone when the push ends: what arrived of files that are sent in pieces.
+piece = sa.Table(
+    "piece",
+    metadata,
+    sa.Column("push_id", sa.Uuid, sa.ForeignKey("push.id"), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("offset", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("etag", sa.Text, nullable=False),
+    sa.Column("md5", sa.LargeBinary, nullable=False),
+    sa.Column("crc64", sa.Numeric(20, 0), nullable=False),  # unsigned: bigint would not hold it
+    sa.Column("upload", sa.Text, nullable=False),
+    sa.Column("proof", sa.Text, nullable=False),
 )
 
 event = sa.Table(

@@ -133,16 +133,32 @@ def _show_push(row: dict[str, Any]) -> None:
         "files_skipped",
         "files_unverified",
         "files_failed",
+        "parts_paused",
+        "hook_id",
         "error_code",
         "error_message",
     ):
-        if row[name] not in (None, ""):
-            value = row[name]
+        value = row[name]
+        if value not in (None, "") and (value or name != "parts_paused"):
             table.add_row(name.replace("_", " "), Text(when(value) if name.endswith("_at") else str(value)))
     table.add_row("size", size(row["bytes_total"]))
+    if "urls" in row:
+        _add_urls(table, row["urls"], row["renewals"])
     if row["labels"]:
         table.add_row("labels", Text(", ".join(f"{k}={v}" for k, v in row["labels"].items())))
     console().print(table)
+
+
+def _add_urls(table: Table, urls: dict[str, Any], renewals: list[dict[str, Any]]) -> None:
+    """What is left of a push's signed URLs: where they lead, how long they last, who handed over fresh ones."""
+    table.add_row("urls lead to", Text(urls["origin"]))
+    table.add_row("urls expire", f"{when(urls['expires_at']) or 'at a time that they do not say'} ({urls['state']})")
+    for renewal in renewals:
+        # Without files: a worker made it to hold the URI of an upload under way, when the older set was gone.
+        what = f"{renewal['files']} files" if renewal["files"] else "an upload under way"
+        table.add_row(
+            f"fresh urls {renewal['number']}", Text(f"{when(renewal['at'])} by {renewal['actor']}, for {what}")
+        )
 
 
 def _show_events(events: list[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import typer
 from rich.console import Console
 
 from cloudpush.errors import Code, InputError
@@ -35,6 +36,11 @@ def services() -> Iterator[Services]:
 def os_user() -> str:
     """The account that runs this command: the default owner and the actor in the audit."""
     return getpass.getuser()
+
+
+def warn(text: str) -> None:
+    """A warning on stderr; what it is about goes on."""
+    typer.secho(f"Warning: {text}", err=True, fg="yellow")
 
 
 def console() -> Console:

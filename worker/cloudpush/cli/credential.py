@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cloudpush.cli import handover
-from cloudpush.cli.context import console, os_user, parse_time, print_json, services, when
-from cloudpush.credentials.kinds import AccessKey, parse
+from cloudpush.cli.context import console, os_user, parse_time, print_json, services, warn, when
+from cloudpush.credentials.kinds import KINDS, AccessKey, parse
 from cloudpush.errors import Code, InputError
 from cloudpush.push.custody import Caller, Credential, CredentialState
 
@@ -40,7 +40,7 @@ Id = Annotated[UUID, typer.Argument(metavar="ID", help="The credential's id, see
 def add(
     context: typer.Context,
     name: Annotated[str, typer.Option(help="What you call it; unique among your live credentials.")],
-    kind: Annotated[str, typer.Option(help="The kind of credential.")] = AccessKey.KIND,
+    kind: Annotated[str, typer.Option(help=f"The kind of credential: {', '.join(KINDS)}.")] = AccessKey.KIND,
     endpoint: Annotated[str, typer.Option(help="Where the key is valid: https://HOST[:PORT].")] = "",
     region: Annotated[str, typer.Option(help="The region that requests are signed for.")] = "",
     profile: Annotated[str, typer.Option(help="The destination profile that it is meant for; a note.")] = "",
@@ -165,10 +165,14 @@ def _read_secret(kind: str, *, stdin: bool, file: Path | None, env: bool, aws_pr
     if stdin:
         return handover.from_stream(sys.stdin, aws_profile)
     if file is not None:
-        return handover.from_file(
-            file, aws_profile, lambda text: typer.secho(f"Warning: {text}", err=True, fg="yellow")
-        )
+        return handover.from_file(file, aws_profile, warn)
     if env:
+        if kind != AccessKey.KIND:
+            raise InputError(
+                Code.BAD_INPUT,
+                f"--from-env reads AWS's variables, which hold no {kind}: use --from-stdin.",
+                field="from_env",
+            )
         return handover.from_environment(os.environ)
     if not sys.stdin.isatty():
         raise InputError(

@@ -1,7 +1,7 @@
 """``cloudpush demo``: the whole machine on this computer, on real data, in about a minute.
 
 Everything that is shown is the product's own command line, run as a user would run it. The only thing that
-is made up is the user's cloud: a real S3 server (SeaweedFS) in the same directory.
+is made up is the users' clouds: a real S3 server (SeaweedFS) and a real Azure Blob server (Azurite) in the same directory.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -27,10 +27,13 @@ from rich.rule import Rule
 
 from cloudpush.cli.exits import Exit
 from cloudpush.errors import Code, StackError
+from cloudpush.push.signed.model import SIGNED_URLS
+from cloudpush.stack.azurite import Azurite
 from cloudpush.stack.seaweedfs import S3Identity, SeaweedFS
 
 BUCKET = "user-bucket"
 BIG_FILE_MIB = 256
+PURGED_SECONDS = 30.0
 REGION = "us-east-1"
 
 out = Console(highlight=False, soft_wrap=True)
@@ -49,9 +52,11 @@ def demo(
     began = time.monotonic()
     _clear(base)
     user = S3Identity("user", "DEMO" + secrets.token_hex(8).upper(), secrets.token_hex(20))
-    with _cloud(base, user) as cloud, _stack(base, cloud, keep=keep) as run:
+    with _cloud(base, user) as cloud, _azure(base) as azure, _stack(base, [cloud, azure], keep=keep) as run:
         _push_with_a_key(run, cloud, user)
         _push_with_a_wrong_key(run, cloud, user)
+        _push_with_signed_urls(run, cloud, user)
+        _push_with_a_sas(run, azure)
         _show_the_record(run)
         _say_what_next(base, keep=keep)
     if not keep:
@@ -156,8 +161,45 @@ def _push_with_a_wrong_key(run: Run, cloud: SeaweedFS, user: S3Identity) -> None
     )
 
 
+def _push_with_signed_urls(run: Run, cloud: SeaweedFS, user: S3Identity) -> None:
+    out.print(Rule("5. No account at all: the user's portal signs a URL for each file (S3)", align="left"))
+    source = run.base / "data" / "reports"
+    source.mkdir()
+    for number in range(1, 4):
+        (source / f"report-{number}.txt").write_text(f"Report {number}\n" * 1000)
+    rows = [
+        {"path": file.name, "url": _presigned(cloud, user, f"reports/{file.name}")} for file in sorted(source.iterdir())
+    ]
+    out.print("A manifest, one row a file; it goes in by standard input, since URLs are secrets:")
+    out.print(f"[dim]  {escape(json.dumps(rows[0])[:150])}…[/]")
+    manifest = "".join(json.dumps(row) + "\n" for row in rows)
+    words = ["push", str(source), "--manifest", "-", "--manifest-format", "jsonl", "--min-strength", "checksum"]
+    run(*words, "--wait", stdin=manifest)
+
+
+def _push_with_a_sas(run: Run, azure: Azurite) -> None:
+    out.print(Rule("6. A whole directory by one shared access signature (Azure)", align="left"))
+    url = azure.signed_url(BUCKET)
+    out.print(f"[dim]  {escape(url[:110])}…[/]")
+    run("push", str(run.base / "data" / "reports"), "--signed-url", "-", "--wait", stdin=url)
+    out.print("The URLs were sealed in Vault. The pushes are over, so they are destroyed there; their record stays:")
+    _wait_until_purged(run)
+    run("credential", "list", "--purged")
+
+
+def _wait_until_purged(run: Run) -> None:
+    """The sweeper destroys URLs within seconds after their push."""
+    deadline = time.monotonic() + PURGED_SECONDS
+    while time.monotonic() < deadline:
+        listed = json.loads(run("credential", "list", "--purged", "--json", quiet=True))
+        if all(c["state"] == "purged" for c in listed if c["kind"] == SIGNED_URLS):
+            return
+        time.sleep(0.2)
+    raise StackError(Code.STACK, f"URLs are still in Vault {PURGED_SECONDS:g} s after their push was over.")
+
+
 def _show_the_record(run: Run) -> None:
-    out.print(Rule("5. The record", align="left"))
+    out.print(Rule("7. The record", align="left"))
     run("history")
     pushes = json.loads(run("history", "--json", quiet=True))
     run("show", str(pushes[-1]["id"]), "--files", "5")
@@ -172,7 +214,7 @@ def _say_what_next(base: Path, *, keep: bool) -> None:
         "  cloudpush credential add --help   your own bucket's key\n"
         "  cloudpush push SRC s3://BUCKET/PREFIX --credential NAME --wait\n"
         "  kill -9 the worker while it pushes: nothing is lost\n"
-        "  docs/architecture.md, docs/security.md"
+        "  docs/architecture.md, docs/signed-urls.md, docs/security.md"
     )
     if keep:
         out.print(f"Still running: export CLOUDPUSH_ENV_FILE={escape(str(base / 'stack' / 'cloudpush.env'))}")
@@ -227,7 +269,20 @@ def _cloud(base: Path, user: S3Identity) -> Iterator[SeaweedFS]:
 
 
 @contextmanager
-def _stack(base: Path, cloud: SeaweedFS, *, keep: bool) -> Iterator[Run]:
+def _azure(base: Path) -> Iterator[Azurite]:
+    """Another user's cloud: a storage account with a container."""
+    server = Azurite(base / "azure", containers=[BUCKET])
+    out.print("Starting a local Azure Blob server, Azurite, as another user's …")
+    server.start()
+    try:
+        server.ready()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _stack(base: Path, clouds: Sequence[SeaweedFS | Azurite], *, keep: bool) -> Iterator[Run]:
     """CloudPush itself: `cloudpush up`, detached."""
     (base / "data").mkdir(parents=True)
     run = Run(base)
@@ -243,8 +298,7 @@ def _stack(base: Path, cloud: SeaweedFS, *, keep: bool) -> Iterator[Run]:
         library,
         "--source-root",
         str(base / "data"),
-        "--allow-endpoint",
-        cloud.address,
+        *(word for cloud in clouds for word in ("--allow-endpoint", cloud.address)),
     )
     run.env = env
     try:
@@ -290,17 +344,27 @@ def _make_big_file(path: Path) -> None:
             f.write(number.to_bytes(8, "big") + block[8:])
 
 
-def _in_the_cloud(cloud: SeaweedFS, user: S3Identity) -> tuple[int, int]:
-    """Objects and bytes in the bucket, told by a witness that is not CloudPush."""
+def _client(cloud: SeaweedFS, user: S3Identity) -> Any:
     boto3 = importlib.import_module("boto3")  # of the extra `demo`
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=cloud.endpoint,
         aws_access_key_id=user.access_key,
         aws_secret_access_key=user.secret_key,
         region_name=REGION,
+        config=importlib.import_module("botocore.config").Config(signature_version="s3v4"),
     )
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+
+
+def _presigned(cloud: SeaweedFS, user: S3Identity, key: str) -> str:
+    """A PUT URL that lives for five minutes, signed as any user of AWS's SDK does."""
+    url: str = _client(cloud, user).generate_presigned_url("put_object", {"Bucket": BUCKET, "Key": key}, ExpiresIn=300)
+    return url
+
+
+def _in_the_cloud(cloud: SeaweedFS, user: S3Identity) -> tuple[int, int]:
+    """Objects and bytes in the bucket, told by a witness that is not CloudPush."""
+    pages = _client(cloud, user).get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     sizes = [item["Size"] for page in pages for item in page.get("Contents", [])]
     return len(sizes), sum(sizes)
 

@@ -20,6 +20,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 6  # Postgres, Vault or Redis is away: try again later
     TIMED_OUT = 7  # --timeout passed; the push goes on
     UNSOUND = 8  # audit verify or doctor found something wrong
+    PAUSED = 9  # --until-paused: the push waits for somebody, and goes on once they have acted
 
 
 ENDINGS = {

@@ -1,7 +1,7 @@
 """How a secret gets from its owner to us: prompt, standard input, file or environment; never argv.
 
 Whoever may list processes reads their arguments. Whatever goes wrong here is told without quoting
-what was read.
+what was read. A signed URL is such a secret, and a manifest is full of them.
 """
 
 from __future__ import annotations
@@ -10,15 +10,23 @@ import configparser
 import json
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from cloudpush.credentials.kinds import prompts
 from cloudpush.errors import Code, InputError
 
 #: Far more than any key needs; a whole dataset given by mistake is refused.
 LIMIT = 64 * 1024
+
+#: Bytes of what is handed over for one file: a row may hold the URLs of 10,000 parts.
+ROW_LIMIT = 16 * 1024 * 1024
+#: What no path looks like, and each signed URL, or row with one, does.
+_URL = re.compile(
+    r"(?i)^\s*(?:https?:|\{\s*\")|[?&](?:x-amz-|x-goog-|sig=|signature=|awsaccesskeyid=|googleaccessid=|upload_?id=)"
+)
 
 #: Field → the variables that AWS's own tools read, strongest first.
 VARIABLES: dict[str, tuple[str, ...]] = {
@@ -66,9 +74,7 @@ def from_file(path: Path, aws_profile: str, warn: Callable[[str], None]) -> dict
     """Read a file; see :func:`parse`. Warns where others than its owner may read it. Raises InputError."""
     try:
         with path.open(encoding="utf-8") as f:
-            mode = path.stat().st_mode
-            if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
-                warn(f"{path} can be read by others than its owner; chmod 600 it, and consider to replace the key.")
+            _warn_if_open(path, "replace the key", warn)
             return from_stream(f, aws_profile)
     except OSError as e:
         raise InputError(
@@ -76,6 +82,63 @@ def from_file(path: Path, aws_profile: str, warn: Callable[[str], None]) -> dict
         ) from e
     except UnicodeDecodeError:
         raise InputError(Code.BAD_INPUT, f"from_file={str(path)!r} is not UTF-8 text.", field="from_file") from None
+
+
+def _warn_if_open(path: Path, remedy: str, warn: Callable[[str], None]) -> None:
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+        warn(f"{path} can be read by others than its owner; chmod 600 it, and consider to {remedy}.")
+
+
+def refuse_urls(*arguments: str) -> None:
+    """Raises InputError, which does not repeat it, where an argument is a signed URL and not what it should be."""
+    if any(_URL.search(argument) for argument in arguments):
+        raise InputError(
+            Code.BAD_INPUT,
+            "A signed URL never belongs on the command line, where others can read it: if that was one, sign another. "
+            "Hand it over on standard input (--signed-url -) or in a file (--signed-url FILE, --manifest FILE).",
+            field="arguments",
+        )
+
+
+@contextmanager
+def opened(name: str, stdin: BinaryIO, warn: Callable[[str], None], *, field: str) -> Iterator[BinaryIO]:
+    """The file that an option names, or standard input for ``-``. Warns where others than its owner may read it.
+
+    Raises InputError: the name is itself a URL (not repeated), the file cannot be read.
+    """
+    refuse_urls(name)
+    if name == "-":
+        yield stdin
+        return
+    path = Path(name)
+    try:
+        stream = path.open("rb")
+    except OSError as e:
+        raise InputError(Code.BAD_INPUT, f"{field}={name!r} cannot be read: {e.strerror}.", field=field) from e
+    with stream:
+        _warn_if_open(path, "sign the URLs again", warn)
+        yield stream
+
+
+def url_or_row(stream: BinaryIO) -> str:
+    """What was handed over for one file: a URL, or a row as a JSON object. Raises InputError, quoting nothing."""
+    raw = stream.read(ROW_LIMIT + 1)
+    if len(raw) > ROW_LIMIT:
+        raise InputError(
+            Code.BAD_INPUT,
+            f"The input is longer than {ROW_LIMIT} bytes: it is no signed URL. A manifest is read by --manifest.",
+            field="signed_url",
+        )
+    try:
+        text = raw.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise InputError(Code.BAD_INPUT, "The input is not UTF-8 text.", field="signed_url") from None
+    if not text:
+        raise InputError(
+            Code.BAD_INPUT, "The input is empty: expected a signed URL, or a row as a JSON object.", field="signed_url"
+        )
+    return text
 
 
 def parse(text: str, aws_profile: str = "") -> dict[str, str]:

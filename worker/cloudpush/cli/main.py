@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cloudpush.cli import audit, credential, database, processes, push, stack, vault
+from cloudpush.cli import audit, credential, database, processes, push, signed, stack, vault
 from cloudpush.cli.demo import demo
 from cloudpush.cli.doctor import doctor
 from cloudpush.cli.exits import Exit, exit_code_of
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # a traceback with local variables could show a secret
 )
 push.add_to(app)
+signed.add_to(app)
 audit.add_to(app)
 processes.add_to(app)
 stack.add_to(app)

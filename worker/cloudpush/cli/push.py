@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from cloudpush.cli.context import console, os_user, parse_push_id, print_json, services, size
+from cloudpush.cli import signed
+from cloudpush.cli.context import console, os_user, parse_push_id, print_json, services, size, warn
 from cloudpush.cli.exits import ENDINGS, Exit
+from cloudpush.cli.handover import refuse_urls
 from cloudpush.cli.wait import wait_for
 from cloudpush.errors import Code, InputError
 from cloudpush.push.intake import Preview
@@ -23,21 +26,43 @@ STRENGTHS = tuple(s.word for s in Strength)
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(push)
+    # Words too many are taken in by us and refused without being repeated: they may be a signed URL.
+    app.command(context_settings={"allow_extra_args": True})(push)
     app.command()(cancel)
     app.command()(wait)
 
 
 def push(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="SRC", help="A file or directory below a source root.")],
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="s3://BUCKET/PREFIX (r2://, b2://, minio://, …).")],
-    credential: Annotated[str, typer.Option("--credential", "-c", help="Id or name of one of your credentials.")],
+    destination: Annotated[
+        str,
+        typer.Argument(metavar="[DEST]", help="s3://BUCKET/PREFIX (r2://, b2://, minio://, …); not with signed URLs."),
+    ] = "",
+    credential: Annotated[
+        str, typer.Option("--credential", "-c", help="Id or name of one of your credentials; not with signed URLs.")
+    ] = "",
+    signed_url: Annotated[
+        str, typer.Option(metavar="FILE|-", help="Read one signed URL, or a row as JSON, from a file or stdin.")
+    ] = "",
+    manifest: Annotated[
+        str, typer.Option(metavar="FILE|-", help="Read a signed URL for every file, see docs/signed-urls.md.")
+    ] = "",
+    manifest_format: Annotated[
+        signed.Format, typer.Option(help="What the manifest is written in.")
+    ] = signed.Format.AUTO,
+    resign_hook: Annotated[
+        str, typer.Option(help="Id or name of a credential of kind resign_hook: whom to ask for fresh URLs.")
+    ] = "",
     profile: Annotated[
         str, typer.Option(help="Destination profile; by default the credential's or the scheme's.")
     ] = "",
     min_strength: Annotated[
-        str, typer.Option(help=f"Proof demanded of every file: {', '.join(STRENGTHS[1:])}.")
-    ] = Strength.CHECKSUM.word,
+        str,
+        typer.Option(
+            help=f"Proof demanded of every file: {', '.join(STRENGTHS[1:])}. Default: checksum; ingest with signed URLs."
+        ),
+    ] = "",
     overwrite: Annotated[
         Overwrite, typer.Option(help="What to do about objects that are there already.")
     ] = Overwrite.IF_DIFFERENT,
@@ -53,13 +78,23 @@ def push(
         bool, typer.Option("--wait", "-w", help="Stay until the verdict; the exit code tells it.")
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="With --wait: give up waiting after so many seconds.")] = None,
+    until_paused: Annotated[
+        bool, typer.Option("--until-paused", help="With --wait: leave with code 9 when it waits for fresh URLs.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Push SRC into DEST.
+    """Push SRC into DEST with a credential, or to where signed URLs lead.
 
     Returns at once with the push's id; with --wait the exit code is 0 succeeded, 3 failed, 4 unverified, 5 cancelled,
-    2 refused, 6 not available now, 7 timed out.
+    2 refused, 6 not available now, 7 timed out, 9 paused (only with --until-paused).
     """
+    refuse_urls(source, destination, credential, resign_hook, *context.args)
+    signed.refuse_words(context.args)
+    with_urls = bool(signed_url or manifest)
+    if with_urls:
+        _refuse_beside_urls({"DEST": destination, "--credential": credential, "--profile": profile})
+    else:
+        _check_key_push(destination, credential, resign_hook)
     request = Request(
         owner=owner or os_user(),
         actor=os_user(),
@@ -67,24 +102,36 @@ def push(
         destination=destination,
         credential=credential,
         profile=profile,
-        min_strength=_strength(min_strength),
+        min_strength=_strength(min_strength or (Strength.INGEST if with_urls else Strength.CHECKSUM).word),
         overwrite=overwrite,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
         labels=dict(_label(text) for text in label or ()),
         idempotency_key=idempotency_key,
     )
-    with services() as built:
+    with services() as built, signed.handed_over(signed_url, manifest, manifest_format) as urls:
         if dry_run:
-            _show_preview(built.intake.preview(request), as_json=as_json)
+            preview = (
+                built.intake.preview(request) if urls is None else urls.preview(built.signed, request, resign_hook)
+            )
+            _warn(preview.warnings)
+            _show_preview(preview, as_json=as_json)
             return
-        accepted = built.intake.submit(request)
+        accepted = built.intake.submit(request) if urls is None else urls.submit(built.signed, request, resign_hook)
+        _warn(accepted.warnings)
         if not accepted.announced:
             sys.stderr.write("The broker is away; the push is stored and goes out by itself when it is back.\n")
         if wait_:
-            _wait(built, accepted.push_id, timeout, as_json=as_json)
+            _wait(built, accepted.push_id, timeout, as_json=as_json, until_paused=until_paused)
         elif as_json:
-            print_json({"push": accepted.push_id, "created": accepted.created, "announced": accepted.announced})
+            print_json(
+                {
+                    "push": accepted.push_id,
+                    "created": accepted.created,
+                    "announced": accepted.announced,
+                    "warnings": accepted.warnings,
+                }
+            )
         else:
             typer.echo(str(accepted.push_id))
 
@@ -92,11 +139,14 @@ def push(
 def wait(
     push_id: Annotated[str, typer.Argument(metavar="PUSH")],
     timeout: Annotated[float | None, typer.Option(help="Give up waiting after so many seconds.")] = None,
+    until_paused: Annotated[
+        bool, typer.Option("--until-paused", help="Leave with code 9 when it waits for fresh URLs.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Stay until a push has its verdict; exit codes as for push --wait."""
     with services() as built:
-        _wait(built, parse_push_id(push_id), timeout, as_json=as_json)
+        _wait(built, parse_push_id(push_id), timeout, as_json=as_json, until_paused=until_paused)
 
 
 def cancel(
@@ -116,11 +166,14 @@ def cancel(
             typer.echo(f"{wanted} stops within seconds.")
 
 
-def _wait(built: Services, push_id: UUID, timeout: float | None, *, as_json: bool) -> None:
-    row = wait_for(built, push_id, timeout, quiet=as_json)
+def _wait(built: Services, push_id: UUID, timeout: float | None, *, as_json: bool, until_paused: bool) -> None:
+    row = wait_for(built, push_id, timeout, quiet=as_json, until_paused=until_paused)
     state = State(row["state"])
     if as_json:
         print_json(row)
+    if until_paused and state is State.AWAITING_CONSENT:
+        sys.stderr.write(f"{push_id} waits: see cloudpush needs {push_id}\n")
+        raise typer.Exit(Exit.PAUSED)
     if not state.final:
         sys.stderr.write(f"{push_id} is {state} after {timeout} s; it goes on: cloudpush wait {push_id}\n")
         raise typer.Exit(Exit.TIMED_OUT)
@@ -153,6 +206,11 @@ def show_verdict(row: dict[str, object]) -> None:
         out.print(f"  {code.actor} must act: {code.fix}" if code.actor != "nobody" else f"  {code.fix}", markup=False)
 
 
+def _warn(warnings: Iterable[str]) -> None:
+    for text in warnings:
+        warn(text)
+
+
 def _show_preview(preview: Preview, *, as_json: bool) -> None:
     if as_json:
         print_json(
@@ -161,6 +219,7 @@ def _show_preview(preview: Preview, *, as_json: bool) -> None:
                 "files": preview.files,
                 "bytes": preview.bytes,
                 "refusals": preview.refusals,
+                "warnings": preview.warnings,
                 "refused": [
                     {"path": r.path, "code": r.error.code, "message": r.error.message} for r in preview.refused
                 ],
@@ -178,6 +237,28 @@ def _show_preview(preview: Preview, *, as_json: bool) -> None:
             out.print(f"  refused: {r.path!r}: {r.error.message}", markup=False)
     if preview.refusals:
         raise typer.Exit(Exit.BAD_INPUT)
+
+
+def _refuse_beside_urls(given: Mapping[str, str]) -> None:
+    for name, value in given.items():
+        if value:
+            raise InputError(
+                Code.BAD_INPUT, f"{name} does not go with signed URLs: they say themselves where to.", field=name
+            )
+
+
+def _check_key_push(destination: str, credential: str, resign_hook: str) -> None:
+    for name, value in (("DEST", destination), ("--credential", credential)):
+        if not value:
+            raise InputError(
+                Code.BAD_INPUT,
+                f"{name} is missing: give DEST and --credential, or signed URLs by --signed-url or --manifest.",
+                field=name,
+            )
+    if resign_hook:
+        raise InputError(
+            Code.BAD_INPUT, "--resign-hook goes with --signed-url or --manifest only.", field="resign_hook"
+        )
 
 
 def _strength(word: str) -> Strength:

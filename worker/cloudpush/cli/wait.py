@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cloudpush.cli.context import size
-from cloudpush.errors import BrokerError
+from cloudpush.errors import BrokerError, Code
 from cloudpush.push.states import State
 from cloudpush.wiring import Services
 
@@ -35,17 +35,23 @@ class Display(Protocol):
         """``sent``: bytes on their way or verified."""
 
 
-def wait_for(services: Services, push_id: UUID, timeout: float | None, *, quiet: bool = False) -> Row:
+def wait_for(
+    services: Services, push_id: UUID, timeout: float | None, *, quiet: bool = False, until_paused: bool = False
+) -> Row:
     """The push's row once it is final, or as it is after ``timeout`` seconds.
 
-    Raises InputError UNKNOWN_PUSH, StoreError.
+    ``until_paused``: also as soon as it waits for somebody, who may be the one that waits here. Raises InputError
+    UNKNOWN_PUSH, StoreError.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     with _messages(services, push_id) as next_message, _display(quiet=quiet) as display:
         while True:
             row = services.history.push(push_id)
             display.show(row, row["bytes_verified"] + row["sent_bytes"], row["speed"])
-            if State(row["state"]).final or (deadline is not None and time.monotonic() >= deadline):
+            state = State(row["state"])
+            if state.final or (until_paused and state is State.AWAITING_CONSENT):
+                return row
+            if deadline is not None and time.monotonic() >= deadline:
                 return row
             _listen(next_message, row, display, _soonest(deadline))
 
@@ -91,6 +97,14 @@ def _display(*, quiet: bool) -> Iterator[Display]:
         yield bar or Lines()
 
 
+def pause(row: Row) -> str:
+    """Why a paused push waits, and for whom, in one line."""
+    if not row["error_code"]:
+        return "paused: it goes on once somebody has acted"
+    code = Code(row["error_code"])
+    return f"paused: {code} {row['error_message']} {code.actor} must act: {code.fix}"
+
+
 class Quiet:
     """Shows nothing."""
 
@@ -112,9 +126,14 @@ class Bar:
             transient=True,
         )
         self._task = self.progress.add_task("queued", total=None)
+        self._state = ""
 
     def show(self, row: Row, sent: int, speed: float | None) -> None:  # noqa: ARG002 -- the bar measures itself
-        """Move the bar."""
+        """Move the bar; above it, once, why the push waits."""
+        if row["state"] != self._state:
+            self._state = row["state"]
+            if self._state == State.AWAITING_CONSENT:
+                self.progress.console.print(pause(row), markup=False)
         total = row["bytes_total"] if row["planned_at"] else None
         self.progress.update(self._task, description=row["state"], total=total, completed=min(sent, total or sent))
 
@@ -133,3 +152,5 @@ class Lines:
         self._last = (row["state"], time.monotonic())
         pace = f", {size(speed)}/s" if speed else ""
         sys.stderr.write(f"{row['state']}: {size(sent)} of {size(row['bytes_total'])}{pace}\n")
+        if row["state"] != state and row["state"] == State.AWAITING_CONSENT:
+            sys.stderr.write(f"{pause(row)}\n")

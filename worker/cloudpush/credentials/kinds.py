@@ -12,12 +12,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError
 
 from cloudpush.errors import Code, CredentialError, InputError
 from cloudpush.push.guard import parse_endpoint
 from cloudpush.push.job import Secret
+from cloudpush.push.signed.model import RESIGN_HOOK
 
 #: A region becomes part of a host name and of every signature.
 _REGION = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -56,6 +58,26 @@ def _region(value: str) -> str:
     if text and not _REGION.fullmatch(text):
         raise ValueError("is not a region; write lower-case letters, digits and dashes, such as eu-central-1 or auto")
     return text
+
+
+def _callback(value: SecretStr) -> SecretStr:
+    """A URL to call; its path and query may be secrets themselves. Who may be called is judged by its origin."""
+    text = value.get_secret_value()
+    try:
+        _origin(text)
+    except (ValueError, InputError):  # both may quote the value
+        raise ValueError(
+            "is not a URL to call; write https://HOST[:PORT]/PATH, without user name or fragment"
+        ) from None
+    return value
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port of ``url``. Raises ValueError, InputError."""
+    parts = urlsplit(url)
+    if "#" in url or "\\" in url:
+        raise ValueError
+    return parse_endpoint(f"{parts.scheme}://{parts.netloc}").url
 
 
 class AccessKey(BaseModel):
@@ -99,8 +121,47 @@ class AccessKey(BaseModel):
     __str__ = __repr__
 
 
+class ResignHook(BaseModel):
+    """Whom to ask for fresh signed URLs, and the secret that the request is signed with.
+
+    ``url`` is https://HOST[:PORT]/PATH[?QUERY]; nothing but its origin is shown or stored as metadata.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    KIND: ClassVar[str] = RESIGN_HOOK
+
+    url: Annotated[
+        SecretStr,
+        AfterValidator(_opaque(1, 4096, "write https://HOST[:PORT]/PATH")),
+        AfterValidator(_callback),
+    ]
+    secret: Annotated[SecretStr, AfterValidator(_opaque(16, 1024, "make one with `openssl rand -hex 32`"))]
+
+    @property
+    def kind(self) -> str:
+        """``resign_hook``."""
+        return self.KIND
+
+    @property
+    def endpoint(self) -> str:
+        """The origin of ``url``: what is judged before anybody may have it called."""
+        return _origin(self.url.get_secret_value())
+
+    def reveal(self) -> Mapping[str, str]:
+        """``url`` and ``secret``."""
+        return {"url": self.url.get_secret_value(), "secret": self.secret.get_secret_value()}
+
+    def __repr__(self) -> str:
+        return f"<ResignHook ****, endpoint={self.endpoint!r}>"
+
+    __str__ = __repr__
+
+
+Kind = AccessKey | ResignHook
+
 #: Name → model, for :func:`parse` and :func:`load`. A later kind is a class above and a line here.
-KINDS: dict[str, type[AccessKey]] = {AccessKey.KIND: AccessKey}
+KINDS: dict[str, type[Kind]] = {AccessKey.KIND: AccessKey, ResignHook.KIND: ResignHook}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +182,7 @@ def prompts(kind: str) -> list[Prompt]:
     ]
 
 
-def _model(kind: str) -> type[AccessKey]:
+def _model(kind: str) -> type[Kind]:
     model = KINDS.get(kind)
     if model is None:
         raise InputError(

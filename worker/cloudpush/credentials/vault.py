@@ -3,10 +3,12 @@
 ::
 
     Sealer  role intake   seals; cannot read back
-    Vault   role worker   unseals; cannot change anything
+    Vault   role worker   unseals credentials; cannot change them
+    Safe    role worker   unseals sheets of signed URLs, and seals new ones; cannot change them
     Keeper  role keeper   destroys, rotates, rewraps; cannot decrypt
 
 ``config/vault/policies`` holds each role to this; the integration tests try every right that a role must not have.
+A block of a sheet is bound to its set, its owner and its number: no two can be exchanged unnoticed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from cloudpush.credentials.connection import Absent, Rejected, VaultConnection
@@ -21,6 +25,8 @@ from cloudpush.credentials.envelope import KEY_BITS, Binding, Envelope, decrypt,
 from cloudpush.credentials.kinds import dump, load
 from cloudpush.errors import CloudPushError, Code, CredentialError, VaultError
 from cloudpush.push.job import Secret
+from cloudpush.push.signed.model import SIGNED_URLS
+from cloudpush.push.signed.sheets import BLOCK_BYTES
 
 #: Transit's words about a wrapped data key that it will not unwrap. Other refusals, such as a Transit
 #: key that is missing, are no fault of a credential.
@@ -30,9 +36,87 @@ _DAMAGED = ("message authentication failed", "invalid ciphertext", "base64", "to
 #: Envelopes kept at most; a worker that meets more credentials than that within the time starts afresh.
 KNOWN = 1024
 
+#: Blocks of one set that are destroyed at a time.
+PURGERS = 8
+
 
 def _path(credential_id: UUID) -> str:
     return f"credentials/{credential_id}"
+
+
+def _sheet_path(credential_id: UUID, number: int) -> str:
+    return f"sheets/{credential_id}.{number}"
+
+
+def _sheet_binding(credential_id: UUID, owner: str, number: int) -> Binding:
+    return Binding(owner, credential_id, f"{SIGNED_URLS}.{number}")
+
+
+def _seal(connection: VaultConnection, path: str, plaintext: bytes, binding: Binding) -> int:
+    """Seal under a data key of its own and return the Transit key's version. Raises VaultError; overwrites nothing."""
+    settings = connection.settings
+    made = connection.run(
+        lambda vault: vault.secrets.transit.generate_data_key(
+            settings.vault_transit_key, "plaintext", bits=KEY_BITS, mount_point=settings.vault_transit_mount
+        )
+    )
+    envelope = encrypt(plaintext, base64.b64decode(made["plaintext"]), made["ciphertext"], binding)
+    del made  # the data key lives no longer than this call
+    connection.run(
+        lambda vault: vault.secrets.kv.v2.create_or_update_secret(
+            path, envelope.stored(), cas=0, mount_point=settings.vault_kv_mount
+        )
+    )
+    return envelope.key_version
+
+
+def _seal_sheet(connection: VaultConnection, credential_id: UUID, owner: str, number: int, plaintext: bytes) -> int:
+    if len(plaintext) > BLOCK_BYTES:
+        raise ValueError(f"a block of {len(plaintext)} bytes; sheets.encode makes none above {BLOCK_BYTES}")
+    path, binding = _sheet_path(credential_id, number), _sheet_binding(credential_id, owner, number)
+    return _seal(connection, path, plaintext, binding)
+
+
+def _fetch(connection: VaultConnection, path: str, binding: Binding) -> Envelope:
+    """The envelope under ``path``. Raises VaultError, CredentialError (purged, corrupt)."""
+    try:
+        found = connection.run(
+            lambda vault: vault.secrets.kv.v2.read_secret_version(
+                path, mount_point=connection.settings.vault_kv_mount, raise_on_deleted_version=True
+            )
+        )
+    except Absent as e:
+        raise _gone(binding) from e
+    return read_envelope(found["data"], binding)
+
+
+def _open(connection: VaultConnection, path: str, binding: Binding, envelope: Envelope) -> tuple[bytes, Envelope]:
+    """The plaintext and the envelope that it was in: ``envelope``, or a newer one. Raises as :func:`_fetch` does."""
+    try:
+        key = _unwrap(connection, envelope, binding)
+    except CredentialError:
+        # A rotation may have rewrapped it, and retired the old key version, between our two requests.
+        stale, envelope = envelope, _fetch(connection, path, binding)
+        if envelope.wrapped == stale.wrapped:
+            raise
+        key = _unwrap(connection, envelope, binding)
+    return decrypt(envelope, key, binding), envelope
+
+
+def _unwrap(connection: VaultConnection, envelope: Envelope, binding: Binding) -> bytes:
+    settings = connection.settings
+    try:
+        answer = connection.run(
+            lambda vault: vault.secrets.transit.decrypt_data(
+                settings.vault_transit_key, envelope.wrapped, mount_point=settings.vault_transit_mount
+            )
+        )
+    except Rejected as e:
+        raise _blame(e, binding) from e
+    try:
+        return base64.b64decode(answer["plaintext"], validate=True)
+    except binascii.Error:
+        return b""  # no data key: decrypting with it says what is wrong
 
 
 class Sealer:
@@ -46,25 +130,15 @@ class Sealer:
 
         Raises VaultError, also where something is sealed under this id already: nothing is overwritten.
         """
-        settings = self._connection.settings
-        made = self._connection.run(
-            lambda vault: vault.secrets.transit.generate_data_key(
-                settings.vault_transit_key, "plaintext", bits=KEY_BITS, mount_point=settings.vault_transit_mount
-            )
-        )
-        envelope = encrypt(
-            dump(secret),
-            base64.b64decode(made["plaintext"]),
-            made["ciphertext"],
-            Binding(owner, credential_id, secret.kind),
-        )
-        del made  # the data key lives no longer than this call
-        self._connection.run(
-            lambda vault: vault.secrets.kv.v2.create_or_update_secret(
-                _path(credential_id), envelope.stored(), cas=0, mount_point=settings.vault_kv_mount
-            )
-        )
-        return envelope.key_version
+        binding = Binding(owner, credential_id, secret.kind)
+        return _seal(self._connection, _path(credential_id), dump(secret), binding)
+
+    def seal_sheet(self, credential_id: UUID, owner: str, number: int, plaintext: bytes) -> int:
+        """Seal one block of a sheet under its number and return the Transit key's version.
+
+        Raises VaultError, also where something is sealed under this number already. Thread-safe.
+        """
+        return _seal_sheet(self._connection, credential_id, owner, number, plaintext)
 
 
 class Vault:
@@ -87,54 +161,45 @@ class Vault:
         Vault under this id; corrupt: does not decrypt for this owner, id and kind).
         """
         binding = Binding(owner, credential_id, kind)
-        envelope = self._recall(binding) or self._fetch(binding)
-        try:
-            key = self._unwrap(envelope, binding)
-        except CredentialError:
-            # A rotation may have rewrapped it, and retired the old key version, between our two requests.
-            stale, envelope = envelope, self._fetch(binding)
-            if envelope.wrapped == stale.wrapped:
-                raise
-            key = self._unwrap(envelope, binding)
-        return load(kind, decrypt(envelope, key, binding))
+        known = self._recall(binding)
+        envelope = known or _fetch(self._connection, _path(credential_id), binding)
+        plaintext, envelope = _open(self._connection, _path(credential_id), binding, envelope)
+        if envelope is not known:
+            self._keep(binding, envelope)
+        return load(kind, plaintext)
 
     def _recall(self, binding: Binding) -> Envelope | None:
         until, envelope = self._known.get(binding, (0.0, None))
         return envelope if time.monotonic() < until else None
 
-    def _fetch(self, binding: Binding) -> Envelope:
-        self._known.pop(binding, None)
-        try:
-            found = self._connection.run(
-                lambda vault: vault.secrets.kv.v2.read_secret_version(
-                    _path(binding.credential_id),
-                    mount_point=self._connection.settings.vault_kv_mount,
-                    raise_on_deleted_version=True,
-                )
-            )
-        except Absent as e:
-            raise _gone(binding.credential_id) from e
-        envelope = read_envelope(found["data"], binding)
+    def _keep(self, binding: Binding, envelope: Envelope) -> None:
         if self._remember:
             if len(self._known) >= KNOWN:
                 self._known.clear()
             self._known[binding] = (time.monotonic() + self._remember, envelope)
-        return envelope
 
-    def _unwrap(self, envelope: Envelope, binding: Binding) -> bytes:
-        settings = self._connection.settings
-        try:
-            answer = self._connection.run(
-                lambda vault: vault.secrets.transit.decrypt_data(
-                    settings.vault_transit_key, envelope.wrapped, mount_point=settings.vault_transit_mount
-                )
-            )
-        except Rejected as e:
-            raise _blame(e, binding) from e
-        try:
-            return base64.b64decode(answer["plaintext"], validate=True)
-        except binascii.Error:
-            return b""  # no data key: decrypting with it says what is wrong
+
+class Safe:
+    """Opens sheets of signed URLs and seals further ones (role ``worker``). Implements ``push.signed.ports.Safe``."""
+
+    def __init__(self, connection: VaultConnection) -> None:
+        self._connection = connection
+
+    def open_sheet(self, credential_id: UUID, owner: str, number: int) -> bytes:
+        """The plaintext of one block. Repeatable.
+
+        Raises VaultError, or CredentialError: purged (nothing under this number), corrupt.
+        """
+        path, binding = _sheet_path(credential_id, number), _sheet_binding(credential_id, owner, number)
+        plaintext, _ = _open(self._connection, path, binding, _fetch(self._connection, path, binding))
+        return plaintext
+
+    def seal_sheet(self, credential_id: UUID, owner: str, number: int, plaintext: bytes) -> int:
+        """Seal one block of at most ``sheets.BLOCK_BYTES``; returns the version of the key that wraps it.
+
+        Raises VaultError, also where something is sealed under this number already.
+        """
+        return _seal_sheet(self._connection, credential_id, owner, number, plaintext)
 
 
 class Keeper:
@@ -145,19 +210,28 @@ class Keeper:
 
     def purge(self, credential_id: UUID) -> None:
         """Destroy every version of the credential and see that it is gone. Repeatable. Raises VaultError."""
+        self._purge(_path(credential_id), f"Credential {credential_id}")
+
+    def purge_sheets(self, credential_id: UUID, numbers: Iterable[int]) -> None:
+        """Destroy these blocks of a set and see that they are gone. Repeatable. Raises VaultError."""
+
+        def purge(number: int) -> None:
+            self._purge(_sheet_path(credential_id, number), f"Block {number} of the set {credential_id}")
+
+        with ThreadPoolExecutor(PURGERS, thread_name_prefix="purge") as pool:
+            for _ in pool.map(purge, numbers):
+                pass  # asked for, so that what one of them raised is raised here
+
+    def _purge(self, path: str, what: str) -> None:
         mount = self._connection.settings.vault_kv_mount
         self._connection.run(
-            lambda vault: vault.secrets.kv.v2.delete_metadata_and_all_versions(_path(credential_id), mount_point=mount)
+            lambda vault: vault.secrets.kv.v2.delete_metadata_and_all_versions(path, mount_point=mount)
         )
         try:
-            self._connection.run(
-                lambda vault: vault.secrets.kv.v2.read_secret_metadata(_path(credential_id), mount_point=mount)
-            )
+            self._connection.run(lambda vault: vault.secrets.kv.v2.read_secret_metadata(path, mount_point=mount))
         except Absent:
             return
-        raise VaultError(
-            Code.VAULT_DENIED, f"Credential {credential_id} is still in Vault after it was deleted; it is tried again."
-        )
+        raise VaultError(Code.VAULT_DENIED, f"{what} is still in Vault after it was deleted; it is tried again.")
 
     def rotate(self) -> int:
         """Add a version to the Transit key and return its number. Raises VaultError."""
@@ -185,8 +259,15 @@ class Keeper:
         Returns the version that wraps it now, and leaves no older wrapping behind. Repeatable. Raises
         VaultError, or CredentialError (purged; corrupt: not an envelope, or not wrapped by our key).
         """
-        settings = self._connection.settings
-        mount, path, binding = settings.vault_kv_mount, _path(credential_id), Binding(owner, credential_id, kind)
+        return self._rewrap(_path(credential_id), Binding(owner, credential_id, kind), version)
+
+    def rewrap_sheet(self, credential_id: UUID, owner: str, number: int, version: int) -> int:
+        """As :meth:`rewrap`, for one block of a set."""
+        binding = _sheet_binding(credential_id, owner, number)
+        return self._rewrap(_sheet_path(credential_id, number), binding, version)
+
+    def _rewrap(self, path: str, binding: Binding, version: int) -> int:
+        mount = self._connection.settings.vault_kv_mount
         try:
             found = self._connection.run(
                 lambda vault: vault.secrets.kv.v2.read_secret_version(
@@ -194,7 +275,7 @@ class Keeper:
                 )
             )
         except Absent as e:
-            raise _gone(credential_id) from e
+            raise _gone(binding) from e
         envelope = read_envelope(found["data"], binding)
         if envelope.key_version >= version:
             return envelope.key_version
@@ -235,9 +316,9 @@ class Keeper:
         return wrapped
 
 
-def _gone(credential_id: UUID) -> CredentialError:
+def _gone(binding: Binding) -> CredentialError:
     return CredentialError(
-        Code.CREDENTIAL_PURGED, f"Credential {credential_id} is not in Vault: it was purged, or never sealed."
+        Code.CREDENTIAL_PURGED, f"Credential {binding.credential_id} is not in Vault: it was purged, or never sealed."
     )
 
 

@@ -8,12 +8,15 @@
 Postgres says what exists, Vault holds what is secret, and each step commits in Postgres before
 Vault is touched. So a crash leaves a row that :meth:`Custody.purge_due` finds, never a secret that
 nobody knows of. A row that is not ``active`` is never unsealed.
+
+A set of signed URLs is a credential whose secret is many blocks; ``push.signed.sets`` seals it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -32,8 +35,12 @@ log = get_logger(__name__)
 KEPT_AFTER_EXPIRY = timedelta(days=30)
 #: Sealing takes four requests of at most 13 s each. A row that is `sealing` for longer was left by a crash.
 SEALING_PATIENCE = timedelta(minutes=2)
+#: A set is sealed while its manifest is read. Nothing was added for so long: whoever read it is gone.
+SET_PATIENCE = timedelta(minutes=15)
 #: Credentials that one call of a sweep deals with.
 SWEEP_LIMIT = 100
+#: Seconds after which a call of a sweep leaves the rest to the next: large sets take a moment each.
+SWEEP_SECONDS = 10.0
 #: Rows that a rotation reads at a time.
 PAGE = 500
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,200}")
@@ -63,6 +70,9 @@ class Reason(StrEnum):
     DUE = "due"  # its purge time has come
     ABANDONED = "abandoned"  # sealing failed or was never finished
     UNFINISHED = "unfinished"  # an earlier attempt to destroy it did not get to its end
+    UNUSED = "unused"  # sealed for a push that came to nothing, or was known already
+    PUSH_ENDED = "push_ended"  # signed URLs: the push that they were handed over for is over
+    URLS_EXPIRED = "urls_expired"  # signed URLs: the last of them has expired
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,9 @@ class Caller:
         """Whether ``owner``'s credentials are this caller's business."""
         return self.operator or self.name == owner
 
+
+#: What is to be destroyed, and why.
+Due = tuple[UUID, Reason]
 
 #: Who acts when nobody asks.
 SWEEPER = Caller("sweeper", operator=True)
@@ -112,8 +125,19 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """A sealed block of a set. ``version``: of the key that wraps it; None where nobody told."""
+
+    credential_id: UUID
+    owner: str
+    number: int
+    version: int | None
+    sealed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Rotation:
-    """What a rotation did. ``failed`` keep the old key version alive until they are dealt with."""
+    """What a rotation did: ``rewrapped`` counts data keys, each block of a set has one. ``failed`` keep the old key version alive until they are dealt with."""
 
     version: int  # of the Transit key now
     rewrapped: int
@@ -137,6 +161,9 @@ class Keeper(Protocol):
     def purge(self, credential_id: UUID) -> None:
         """Destroy every version and see that it is gone. Repeatable. Raises VaultError."""
 
+    def purge_sheets(self, credential_id: UUID, numbers: Iterable[int]) -> None:
+        """Destroy these blocks of a set and see that they are gone. Repeatable. Raises VaultError."""
+
     def rotate(self) -> int:
         """Add a version to the Transit key and return its number. Raises VaultError."""
 
@@ -149,6 +176,9 @@ class Keeper(Protocol):
         Returns the version that wraps it now; no older wrapping is left behind. Repeatable.
         Raises VaultError, CredentialError (purged, corrupt).
         """
+
+    def rewrap_sheet(self, credential_id: UUID, owner: str, number: int, version: int) -> int:
+        """As ``rewrap``, for one block of a set."""
 
     def retire(self, version: int) -> None:
         """Key versions before ``version`` unwrap nothing any more. Repeatable. Raises VaultError."""
@@ -172,11 +202,22 @@ class CredentialStore(Protocol):
     def start_purge(self, credential_id: UUID, reason: Reason, actor: str) -> None:
         """Any live state → ``purging``; nothing where it is ``purging`` or ``purged`` already."""
 
-    def end_purge(self, credential_id: UUID, actor: str) -> None:
-        """``purging`` → ``purged``; nothing where it is ``purged`` already."""
+    def end_purge(self, credential_id: UUID, actor: str, unsettled_since: datetime | None) -> bool:
+        """``purging`` → ``purged``; nothing where it is ``purged`` already.
 
-    def due(self, now: datetime, sealing_before: datetime, limit: int) -> Sequence[tuple[UUID, Reason]]:
-        """What is to be destroyed: due, half destroyed, or ``sealing`` since before ``sealing_before``."""
+        False, and ``purging`` still, where a block of it was begun after ``unsettled_since`` and nobody told that it was
+        sealed: it may come yet.
+        """
+
+    def due(self, now: datetime, sealing_before: datetime, sets_before: datetime, limit: int) -> Sequence[Due]:
+        """What is to be destroyed: due, half destroyed, or ``sealing`` since before ``sealing_before``.
+
+        A set is given up when nothing was added to it since ``sets_before`` and no push has it. What ``end_purge``
+        would refuse for the sake of a block begun since ``sealing_before`` is left out.
+        """
+
+    def blocks(self, credential_id: UUID, after: int, limit: int) -> Sequence[int]:
+        """Numbers of a set's blocks, in order, from after ``after``; none for any other credential."""
 
     def expire(self, now: datetime, limit: int, actor: str) -> Sequence[UUID]:
         """Append ``credential.expired``, once each, for what has expired; return whose."""
@@ -187,8 +228,17 @@ class CredentialStore(Protocol):
     def rewrapped(self, credential_id: UUID, version: int, actor: str) -> None:
         """Note that key ``version`` wraps the data key now."""
 
+    def blocks_wrapped_before(self, version: int, after: tuple[UUID, int] | None, limit: int) -> Sequence[Block]:
+        """Blocks of ``active`` sets whose data key an older key version wraps, or nobody knows which; in order."""
+
+    def blocks_rewrapped(self, credential_id: UUID, numbers: Sequence[int], version: int, actor: str) -> None:
+        """Note that key ``version`` wraps the data keys of these blocks now."""
+
     def wraps_only(self, version: int) -> bool:
-        """Whether nothing is ``sealing``, and nothing ``active`` is wrapped by a key before ``version``: in one look."""
+        """Whether nothing is ``sealing``, and nothing ``active`` is wrapped by a key before ``version``: in one look.
+
+        A block whose version nobody knows counts as wrapped by an older one.
+        """
 
     def note_rotation(self, version: int, actor: str) -> None:
         """Append that the Transit key has a new version."""
@@ -289,13 +339,16 @@ class Custody:
         Returns how many were destroyed. That one expired is only noted here: claiming a push compares the time
         itself. Raises StoreError, VaultError: what was not reached is found again.
         """
-        now = self._clock.now()
+        now, until = self._clock.now(), time.monotonic() + SWEEP_SECONDS
         self._store.expire(now, limit, caller.name)
-        due = self._store.due(now, now - SEALING_PATIENCE, limit)
-        for credential_id, reason in due:
-            self._destroy(credential_id, reason, caller)
-            log.info("credential.purged", credential=str(credential_id), reason=str(reason))
-        return len(due)
+        destroyed = 0
+        for credential_id, reason in self._store.due(now, now - SEALING_PATIENCE, now - SET_PATIENCE, limit):
+            if self._destroy(credential_id, reason, caller):
+                log.info("credential.purged", credential=str(credential_id), reason=str(reason))
+                destroyed += 1
+            if time.monotonic() > until:
+                break
+        return destroyed
 
     def rotate(self, caller: Caller, *, resume: bool = False) -> Rotation:
         """Give the Transit key a new version, rewrap every data key with it, then retire the older versions.
@@ -310,6 +363,8 @@ class Custody:
         if not resume:
             self._store.note_rotation(version, caller.name)
         rewrapped, failed = self._rewrap_all(version, caller)
+        blocks, damaged = self._rewrap_sets(version, caller)
+        rewrapped, failed = rewrapped + blocks, [*failed, *damaged]
         retired = not failed and self._store.wraps_only(version)
         if retired:
             self._keeper.retire(version)
@@ -331,10 +386,53 @@ class Custody:
             after = page[-1].id
         return rewrapped, failed
 
-    def _destroy(self, credential_id: UUID, reason: Reason, caller: Caller) -> None:
+    def _rewrap_sets(self, version: int, caller: Caller) -> tuple[int, Sequence[UUID]]:
+        """As for credentials, block by block; a set is named once, however many of its blocks are damaged."""
+        rewrapped, failed, after = 0, dict[UUID, None](), None
+        while page := self._store.blocks_wrapped_before(version, after, PAGE):
+            noted: dict[tuple[UUID, int], list[int]] = {}
+            for block in page:
+                try:
+                    now_by = self._keeper.rewrap_sheet(block.credential_id, block.owner, block.number, version)
+                    rewrapped += 1
+                except CredentialError as e:
+                    if e.code is not Code.CREDENTIAL_PURGED or block.version is not None:
+                        log.warning("credential.not_rewrapped", credential=str(block.credential_id), code=str(e.code))
+                        failed[block.credential_id] = None
+                        continue
+                    if block.sealed_at >= self._clock.now() - SEALING_PATIENCE:
+                        continue  # on its way to Vault, perhaps under the older key: nothing is retired for now
+                    now_by = version  # a worker reserved it and did not come to seal it: there is nothing to rewrap
+                noted.setdefault((block.credential_id, now_by), []).append(block.number)
+            for (credential_id, now_by), numbers in noted.items():
+                self._store.blocks_rewrapped(credential_id, numbers, now_by, caller.name)
+            after = (page[-1].credential_id, page[-1].number)
+        return rewrapped, tuple(failed)
+
+    def _destroy(self, credential_id: UUID, reason: Reason, caller: Caller, *, settled: bool = False) -> bool:
+        """Whether it is gone for good. Otherwise a block may still be on its way to Vault, and the sweep comes again.
+
+        ``settled``: nothing can be on its way; whoever sealed says so.
+        """
         self._store.start_purge(credential_id, reason, caller.name)
-        self._keeper.purge(credential_id)
-        self._store.end_purge(credential_id, caller.name)
+        after = 0
+        while numbers := self._store.blocks(credential_id, after, PAGE):
+            self._keeper.purge_sheets(credential_id, numbers)
+            after = numbers[-1]
+        if not after:
+            self._keeper.purge(credential_id)
+        since = None if settled else self._clock.now() - SEALING_PATIENCE
+        return self._store.end_purge(credential_id, caller.name, since)
+
+    def discard(self, caller: Caller, credential_id: UUID, reason: Reason = Reason.UNUSED) -> None:
+        """Destroy what its sealer has finished with and no push will use.
+
+        Never raises: what cannot be done now, the sweep finds by the row.
+        """
+        try:
+            self._destroy(credential_id, reason, caller, settled=True)
+        except CloudPushError as e:
+            log.warning("credential.left_to_the_sweep", credential=str(credential_id), code=str(e.code))
 
     def _abandon(self, credential_id: UUID, caller: Caller, cause: CloudPushError) -> None:
         """Give up a credential that did not get as far as active; what Vault may hold of it is destroyed.
@@ -342,10 +440,7 @@ class Custody:
         The error that led here is the one to report. What cannot be done now, the sweep finds by the row.
         """
         log.warning("credential.abandoned", credential=str(credential_id), code=str(cause.code))
-        try:
-            self._destroy(credential_id, Reason.ABANDONED, caller)
-        except CloudPushError as e:
-            log.warning("credential.left_to_the_sweep", credential=str(credential_id), code=str(e.code))
+        self.discard(caller, credential_id, Reason.ABANDONED)
 
     def _checked_endpoint(self, secret: Secret) -> str:
         return check_endpoint(secret.endpoint, self._allowed) if secret.endpoint else ""

@@ -55,7 +55,7 @@ class Delivery:
         arrived = [f for f in to_send if f.seq not in failures]
         seen = self._look(arrived)
         uploaded_at = self.now()
-        results += [_failed(f, failures[f.seq], prints.get(f.seq)) for f in to_send if f.seq in failures]
+        results += [failed(f, failures[f.seq], prints.get(f.seq)) for f in to_send if f.seq in failures]
         results += [self._judge(f, prints[f.seq], s, uploaded_at) for f, s in zip(arrived, seen, strict=True)]
         return results
 
@@ -80,11 +80,11 @@ class Delivery:
         """The result for a file that need not, or must not, be sent; None to send it."""
         never = self.push.overwrite is Overwrite.NEVER
         if seen.exists is None:
-            return _failed(f, _cannot_tell(f, seen)) if never else None
+            return failed(f, _cannot_tell(f, seen)) if never else None
         if seen.size == f.size:
             found = prints[f.seq] = self._read(f, self.control.check)
             if isinstance(found, CloudPushError):
-                return _failed(f, found)
+                return failed(f, found)
             strength = self.inspector.strength(found, seen)
             if strength >= Strength.CHECKSUM:
                 enough = strength >= self.push.min_strength
@@ -100,7 +100,7 @@ class Delivery:
                 )
         if never:
             message = f"{f.key!r} is there already and not proved equal; overwrite=never keeps it."
-            return _failed(f, DestinationError(Code.OBJECT_EXISTS, message))
+            return failed(f, DestinationError(Code.OBJECT_EXISTS, message))
         return None
 
     # -- sending ---------------------------------------------------------------------------
@@ -163,27 +163,27 @@ class Delivery:
     ) -> FileResult:
         """What the answer of the destination makes of an upload that the engine called done."""
         if isinstance(found, CloudPushError):
-            return _failed(f, found)
+            return failed(f, found)
         if seen.exists is None:
             # We may not look, or could not: all we have is that the upload was accepted.
             if seen.error is not None and seen.error.code.retryable:
-                return _failed(f, seen.error, found)
+                return failed(f, seen.error, found)
             if not unchanged(self.root / f.path, f):
-                return _failed(f, _changed(f), found)
+                return failed(f, changed(f), found)
             return self._proved(f, found, seen, Strength.RESPONSE, uploaded_at)
         if not seen.exists:
             message = f"The upload of {f.key!r} was accepted, but the object is not there."
-            return _failed(f, DestinationError(Code.OBJECT_MISSING, message), found)
+            return failed(f, DestinationError(Code.OBJECT_MISSING, message), found)
         strength = self.inspector.strength(found, seen)
         if not unchanged(self.root / f.path, f):
             # Even where what arrived is whole: it is not what the source holds now, so somebody is still writing.
-            return _failed(f, _changed(f), found)
+            return failed(f, changed(f), found)
         if strength is Strength.NONE:
             message = (
                 f"{f.key!r} differs from its source: expected {found.size} bytes with digest {found.md5_etag}, "
                 f"the destination reports {seen.size} bytes with {seen.etag or 'none'}."
             )
-            return _failed(f, DestinationError(Code.CORRUPTED, message), found)
+            return failed(f, DestinationError(Code.CORRUPTED, message), found)
         return self._proved(f, found, seen, strength, uploaded_at)
 
     def _proved(
@@ -207,19 +207,20 @@ def _readable(files: Sequence[PlannedFile], prints: Prints) -> list[PlannedFile]
     return [f for f in files if not isinstance(prints[f.seq], CloudPushError)]
 
 
-def _failed(f: PlannedFile, error: CloudPushError, found: Fingerprint | CloudPushError | None = None) -> FileResult:
-    """A failure. One that may pass leaves the file planned, so that the next attempt takes it up."""
+def failed(f: PlannedFile, error: CloudPushError, found: Fingerprint | CloudPushError | None = None) -> FileResult:
+    """A failure. One that may pass, or waits for somebody, leaves the file planned: the next attempt takes it up."""
     known = found if isinstance(found, Fingerprint) else None
     return FileResult(
         f.seq,
-        FileState.PLANNED if error.code.retryable else FileState.FAILED,
+        FileState.PLANNED if error.code.retryable or error.code.waits else FileState.FAILED,
         sha256=known.sha256 if known else None,
         expected=known.md5_etag if known else "",
         error=error,
     )
 
 
-def _changed(f: PlannedFile) -> SourceError:
+def changed(f: PlannedFile) -> SourceError:
+    """``f`` is not what was planned any more."""
     return SourceError(Code.SOURCE_CHANGED, f"{f.path!r} changed while it was pushed.")
 
 
@@ -234,7 +235,12 @@ def _cannot_tell(f: PlannedFile, seen: Seen) -> CloudPushError:
 
 
 def _not_enough(f: PlannedFile, seen: Seen, strength: Strength, demanded: Strength) -> CloudPushError:
-    why = f" ({seen.error.message})" if seen.error else ""
+    return not_enough(f, seen.error.message if seen.error else "", strength, demanded)
+
+
+def not_enough(f: PlannedFile, why: str, strength: Strength, demanded: Strength) -> CloudPushError:
+    """``f`` is there, but proved by less than the push demands. ``why``: in a few words, or empty."""
+    why = f" ({why})" if why else ""
     return DestinationError(
         Code.NOT_VERIFIED,
         f"{f.key!r} is proved by {strength.word} only{why}; the push demands {demanded.word}.",

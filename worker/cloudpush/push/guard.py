@@ -90,49 +90,61 @@ class Origin:
         return f"{self.scheme}://{host}" if self.port == _PORTS[self.scheme] else f"{self.scheme}://{host}:{self.port}"
 
 
+class NoOriginError(ValueError):
+    """A text is no origin. Its words say why, as a predicate ("has a zone id"), and repeat nothing of the text."""
+
+
 def parse_endpoint(url: str) -> Origin:
     """``url`` in normal form. Raises InputError BAD_INPUT: not http(s), or more than scheme, host and port."""
+    try:
+        return parse_origin(url)
+    except NoOriginError as e:
+        raise _bad("https://…@…" if "@" in url else url, str(e)) from e
+
+
+def parse_origin(url: str) -> Origin:
+    """``url``, which is an origin and nothing more, in normal form. Raises NoOriginError."""
     if not url.isprintable() or " " in url or "\\" in url:
-        raise _bad(url, "contains spaces, backslashes or control characters")
+        raise NoOriginError("contains spaces, backslashes or control characters")
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as e:
-        raise _bad(url, "is not a URL") from e
+    except ValueError:
+        raise NoOriginError("is not a URL") from None
     if parts.scheme not in _PORTS:
-        raise _bad(url, "does not start with https://")
+        raise NoOriginError("does not start with https://")
     if "@" in parts.netloc:
-        raise _bad("https://…@…", "carries a user name or password: put keys into the credential")
+        raise NoOriginError("carries a user name or password: put keys into the credential")
     if parts.path not in {"", "/"} or "?" in url or "#" in url:
-        raise _bad(url, "has a path, query or fragment: the bucket belongs into the destination")
+        raise NoOriginError("has a path, query or fragment: the bucket belongs into the destination")
     if port == 0:
-        raise _bad(url, "has port 0")
-    host = _normal_host(parts.hostname or "", url)
+        raise NoOriginError("has port 0")
+    host = _normal_host(parts.hostname or "")
     return Origin(parts.scheme, host, port or _PORTS[parts.scheme])
 
 
-def _normal_host(raw: str, url: str) -> str:
+def _normal_host(raw: str) -> str:
     """Lower case, IDNA, no trailing dot, addresses in canonical form; two spellings of one host become equal."""
     if ":" in raw:
         if "%" in raw:
-            raise _bad(url, "has a zone id")
+            raise NoOriginError("has a zone id")
         try:
             return str(IPv6Address(raw))
-        except ValueError as e:
-            raise _bad(url, "has a malformed IPv6 address") from e
+        except ValueError:
+            raise NoOriginError("has a malformed IPv6 address") from None
     try:
         # IDNA maps full-width digits and ideographic dots to ASCII, so it comes before every check.
         host = raw.encode("idna").decode("ascii").lower().removesuffix(".")
-    except UnicodeError as e:
-        raise _bad(url, "has a host name that is not valid") from e
+    except UnicodeError:
+        raise NoOriginError("has a host name that is not valid") from None
     labels = host.split(".")
     if not host or len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise _bad(url, "has a host name that is not valid")
+        raise NoOriginError("has a host name that is not valid")
     if _NUMBER.fullmatch(labels[-1]):
         try:
             return str(IPv4Address(host))
-        except ValueError as e:
-            raise _bad(url, "spells an address as a number: write four decimal numbers with dots") from e
+        except ValueError:
+            raise NoOriginError("spells an address as a number: write four decimal numbers with dots") from None
     return host
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from cloudpush.push.guard import check_endpoint
 from cloudpush.push.job import Destination, PlannedFile, Refusal, Request
 from cloudpush.push.patterns import compile_patterns
 from cloudpush.push.ports import Announcer, Clock
+from cloudpush.push.signed.model import PROFILE, RESIGN_HOOK, SIGNED_URLS
 from cloudpush.push.states import State
 from cloudpush.push.walk import resolve_source, walk
 
@@ -32,6 +33,8 @@ MAX_LABELS = 32
 MAX_LABEL_VALUE = 256
 MAX_PATTERNS = 100
 MAX_KEY = 200
+#: Kinds of credentials that belong to pushes with signed URLs: a set is its own push's alone.
+_NO_KEYS = frozenset({SIGNED_URLS, RESIGN_HOOK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,15 @@ class CredentialCard:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The answer to a submission. ``created`` is False where the idempotency key was known already."""
+    """The answer to a submission. ``created`` is False where the idempotency key was known already.
+
+    ``warnings``: what may go wrong, in sentences; it was accepted all the same.
+    """
 
     push_id: UUID
     created: bool
     announced: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class Preview:
     refused: tuple[Refusal, ...]
     refusals: int
     first: tuple[PlannedFile, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class Desk(Protocol):
@@ -116,28 +124,13 @@ class Intake:
         """
         card, destination = self._check(request)
         push_id, created = self._desk.store(request, card, destination, _digest(request, card))
-        try:
-            self._announcer.push(push_id)
-        except BrokerError as e:
-            log.warning("push stored but not announced, the sweep will", push=str(push_id), error=str(e))
-            return Accepted(push_id, created, announced=False)
-        return Accepted(push_id, created, announced=True)
+        return Accepted(push_id, created, announced=announce(self._announcer, push_id))
 
     def preview(self, request: Request, *, show: int = 10) -> Preview:
         """Walk the source as a push would, and store nothing."""
         _, destination = self._check(request)
-        files = size = refusals = 0
-        refused: list[Refusal] = []
-        first: list[PlannedFile] = []
-        for item in walk(Path(request.source), self._roots, destination, request.include, request.exclude):
-            if isinstance(item, Refusal):
-                refusals += 1
-                refused += [item] if len(refused) < show else []
-                continue
-            files += 1
-            size += item.size
-            first += [item] if len(first) < show else []
-        return Preview(destination.uri, files, size, tuple(refused), refusals, tuple(first))
+        found = walk(Path(request.source), self._roots, destination, request.include, request.exclude)
+        return preview_of(found, destination, show)
 
     def cancel(self, push_id: UUID, owner: str | None, actor: str) -> State:
         """Ask a push to stop. Takes effect within seconds, in mid-file too."""
@@ -147,7 +140,7 @@ class Intake:
         return state
 
     def _check(self, request: Request) -> tuple[CredentialCard, Destination]:
-        _check_words(request)
+        check_words(request, "credential")
         card = self._desk.credential(request.credential, request.owner)
         if card is None:
             raise InputError(
@@ -159,6 +152,13 @@ class Intake:
             raise InputError(
                 Code.NOT_OWNER, f"credential {request.credential!r} belongs to another owner.", field="credential"
             )
+        if card.kind in _NO_KEYS:
+            raise InputError(
+                Code.BAD_INPUT,
+                f"credential {request.credential!r} is of kind {card.kind}: it is no key to a bucket. "
+                "Signed URLs are handed over with --signed-url or --manifest.",
+                field="credential",
+            )
         if card.state != "active":
             raise CredentialError(
                 Code.CREDENTIAL_PURGED, f"credential {request.credential!r} is {card.state}.", field="credential"
@@ -169,16 +169,48 @@ class Intake:
                 f"credential {request.credential!r} expired at {card.expires_at:%Y-%m-%d %H:%M:%S} UTC.",
                 field="credential",
             )
-        destination = self._parse(request.destination, request.profile or card.profile)
+        profile = request.profile or card.profile
+        if profile == PROFILE:
+            # What it stands for is read from signed URLs; a user's own words must not pass for that.
+            raise InputError(
+                Code.BAD_INPUT, f"profile {profile!r} is that of signed URLs; name another.", field="profile"
+            )
+        destination = self._parse(request.destination, profile)
         if card.endpoint:
             check_endpoint(card.endpoint, self._allowed)
         resolve_source(Path(request.source), self._roots)
         return card, destination
 
 
-def _check_words(request: Request) -> None:
-    """Everything about a request that needs nobody else to check."""
-    for field in ("owner", "actor", "source", "credential"):
+def announce(announcer: Announcer, push_id: UUID) -> bool:
+    """Whether the broker took the message. What is stored goes out by itself later."""
+    try:
+        announcer.push(push_id)
+    except BrokerError as e:
+        log.warning("push stored but not announced, the sweep will", push=str(push_id), error=str(e))
+        return False
+    return True
+
+
+def preview_of(found: Iterable[PlannedFile | Refusal], destination: Destination, show: int) -> Preview:
+    """Count ``found``; up to ``show`` of each sort are kept."""
+    files = size = refusals = 0
+    refused: list[Refusal] = []
+    first: list[PlannedFile] = []
+    for item in found:
+        if isinstance(item, Refusal):
+            refusals += 1
+            refused += [item] if len(refused) < show else []
+            continue
+        files += 1
+        size += item.size
+        first += [item] if len(first) < show else []
+    return Preview(destination.uri, files, size, tuple(refused), refusals, tuple(first))
+
+
+def check_words(request: Request, *required: str) -> None:
+    """Everything about a request that needs nobody else to check. ``required``: further fields that must be there."""
+    for field in ("owner", "actor", "source", *required):
         value: str = getattr(request, field)
         if not value or not _is_text(value):
             raise InputError(Code.BAD_INPUT, f"{field} {value!r} is empty, or is no text: {_NO_TEXT}.", field=field)

@@ -11,68 +11,53 @@ committed step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
-from pathlib import Path
 from uuid import UUID
 
-from cloudpush.errors import (
-    BrokerError,
-    Cancelled,
-    CloudPushError,
-    Code,
-    DestinationError,
-    EngineError,
-    LeaseLost,
-    SourceError,
-)
+from cloudpush.errors import BrokerError, Cancelled, CloudPushError, Code, LeaseLost, SourceError
 from cloudpush.logs import get_logger, traceback_of
-from cloudpush.push.delivery import Delivery
+from cloudpush.push.couriers import LANES, Courier, Trip
 from cloudpush.push.job import FileResult, Lease, Page, Part, PlannedFile, Push, Verdict
 from cloudpush.push.leases import Hold, LeaseKeeper
 from cloudpush.push.planning import Limits, batches, cut
-from cloudpush.push.ports import Announcer, Clock, Engine, Inspector, Session, Store, Vault
+from cloudpush.push.ports import Announcer, Clock, Store
 from cloudpush.push.retry import Policy, age_of
-from cloudpush.push.states import State
-from cloudpush.push.walk import real_roots, walk
+from cloudpush.push.states import FileState, State
 
 log = get_logger(__name__)
 
-#: Batches of a part that are under way at once: while one is verified the other is sent.
-LANES = 2
-BATCH_FILES = 1_250  # a part of the usual 5,000 is four: two for each lane
+#: A part of the usual 5,000 files is four batches: two for each lane.
+BATCH_FILES = 1_250
 BATCH_BYTES = 1024**3
 
 
 class CloudPush:
-    """Executes pushes and parts. One instance a worker process; safe to use from several threads."""
+    """Executes pushes and parts. One instance a worker process; safe to use from several threads.
+
+    ``couriers``: by the kind of credential that each carries with.
+    """
 
     def __init__(
         self,
         *,
         store: Store,
         announcer: Announcer,
-        vault: Vault,
-        engine: Engine,
-        inspector: Inspector,
+        couriers: Mapping[str, Courier],
         leases: LeaseKeeper,
         clock: Clock,
         policy: Policy,
         limits: Limits,
-        roots: tuple[Path, ...],
     ) -> None:
         self._store = store
         self._announcer = announcer
-        self._vault = vault
-        self._engine = engine
-        self._inspector = inspector
+        self._couriers = couriers
         self._leases = leases
         self._clock = clock
         self._policy = policy
         self._limits = limits
-        self._roots = roots
 
     def run(self, push_id: UUID) -> State | None:
         """Execute a queued push; returns its state now, None where it was not ours to execute."""
@@ -105,11 +90,10 @@ class CloudPush:
     # -- the steps, in order ---------------------------------------------------------------
 
     def _plan(self, push: Push, lease: Lease, hold: Hold) -> Page | None:
-        """Walk, store the plan; return the only part's page, or None after announcing several."""
+        """Find the files, store the plan; return the only part's page, or None after announcing several."""
         if push.cancelled:
             raise Cancelled
-        found = walk(push.source, self._roots, push.destination, push.include, push.exclude)
-        pages = cut(found, push.id, self._limits)
+        pages = cut(self._courier(push).find(push), push.id, self._limits)
         head = list(islice(pages, 2))
         if not head:
             raise SourceError(Code.SOURCE_EMPTY, f"{str(push.source)!r} holds no file that the patterns let through.")
@@ -145,54 +129,71 @@ class CloudPush:
         results: Sequence[FileResult] = ()
         # What was opened is closed when the verdict is out: nobody waits for rclone to forget.
         with ExitStack() as opened:
+            trip = opened.enter_context(self._courier(push).trip(push, part, lease, hold))
             try:
-                verdict, results = self._deliver(push, part, lease, hold, files(), opened)
+                verdict, results = self._deliver(trip, push, part, lease, hold, files(), opened)
             except Exception as e:  # noqa: BLE001 -- the verdict is where every failure ends
                 verdict = self._fate(e, push, part.strikes)
+            if verdict.state in (State.FAILED, State.CANCELLED):
+                results = self._give_up(trip, part, results, verdict)
             state = self._store.end_part(push, part, lease, verdict, results)
             if state.final:
                 self._announcer.ended(push.id, state)
         return state
 
     def _deliver(
-        self, push: Push, part: Part, lease: Lease, hold: Hold, files: Sequence[PlannedFile], opened: ExitStack
+        self,
+        trip: Trip,
+        push: Push,
+        part: Part,
+        lease: Lease,
+        hold: Hold,
+        files: Sequence[PlannedFile],
+        opened: ExitStack,
     ) -> tuple[Verdict, Sequence[FileResult]]:
-        """Resolve the credential, then transfer, verify and record batch by batch.
+        """Set out, then send, verify and record batch by batch.
 
         Returns the last batch's results with the verdict: they are stored together, one transaction less.
         """
-        secret = self._vault.unseal(push.credential_id, push.owner, push.credential_kind)
-        root = push.source.parent if push.source.is_file() else push.source
-        group = f"{push.id.hex}-{part.number}-{lease.token.hex[:8]}"
-        passing: list[CloudPushError] = []
-        last: Sequence[FileResult] = ()
-        session = opened.enter_context(self._engine.open(push.destination, secret, group))
+        trip.set_out(files)
         lanes = opened.enter_context(ThreadPoolExecutor(LANES, "lane"))
-        delivery = Delivery(
-            push=push,
-            root=root,
-            roots=real_roots(self._roots),
-            secret=secret,
-            session=session,
-            inspector=self._inspector,
-            control=hold,
-            helpers=opened.enter_context(ThreadPoolExecutor(LANES, "reader")),
-            now=self._clock.now,
-        )
-        if part.attempt > 1:
-            _tidy_up(session, files, hold)
-        with hold.reporting(session.progress):
+        errors: list[CloudPushError] = []
+        last: Sequence[FileResult] = ()
+        with hold.reporting(trip.progress):
             try:
-                for results in _in_lanes(lanes, delivery, files):
+                for results in _in_lanes(lanes, trip, files):
                     self._store.record_files(part, lease, last)
                     last = results
-                    passing += [r.error for r in results if r.error is not None and r.error.code.retryable]
+                    errors += [r.error for r in results if r.error is not None and r.state is FileState.PLANNED]
             except Exception:
                 self._store.record_files(part, lease, last)
                 raise
-        if passing:
-            return self._fate(passing[0], push, part.strikes), last
-        return Verdict(State.SUCCEEDED), last
+        if not errors:
+            return Verdict(State.SUCCEEDED), last
+        # What may pass is tried again before anybody waits for a user: what waits comes up again then.
+        passing = (e for e in errors if e.code.retryable)
+        return self._fate(next(passing, errors[0]), push, part.strikes), last
+
+    def _give_up(self, trip: Trip, part: Part, results: Sequence[FileResult], verdict: Verdict) -> Sequence[FileResult]:
+        """``results``, with what the files that will not arrive leave behind at the destination."""
+        ended = {r.seq for r in results if r.state is not FileState.PLANNED}
+        try:
+            left = trip.give_up(lambda: [f for f in self._store.open_files(part) if f.seq not in ended], verdict)
+        except LeaseLost:
+            raise
+        except Exception as e:  # noqa: BLE001 -- a verdict that tidying up holds back would never be written
+            log.error("nothing tidied up", push=str(part.push_id), part=part.number, traceback=traceback_of(e))  # noqa: TRY400 -- it would show local variables
+            return results
+        told = {r.seq for r in left}
+        return [*(r for r in results if r.seq not in told), *left]
+
+    def _courier(self, push: Push) -> Courier:
+        courier = self._couriers.get(push.credential_kind)
+        if courier is None:
+            raise CloudPushError(
+                Code.INTERNAL, f"This worker carries nothing with a credential of kind {push.credential_kind!r}."
+            )
+        return courier
 
     # -- how an attempt ends ---------------------------------------------------------------
 
@@ -213,18 +214,6 @@ class CloudPush:
         return verdict.state
 
 
-def _tidy_up(session: Session, files: Sequence[PlannedFile], hold: Hold) -> None:
-    """An attempt that was killed may have left pieces of large files behind, which the user pays for."""
-    keys = [f.key for f in files if session.piece_size(f.size) is not None]
-    if not keys:
-        return
-    try:
-        log.info("unfinished uploads of an earlier attempt forgotten", uploads=session.abandon(keys, hold))
-    except (DestinationError, EngineError) as e:
-        # Not every credential may list uploads; sending is not to fail for that.
-        log.warning("unfinished uploads of an earlier attempt may be left", keys=len(keys), error=str(e))
-
-
 @contextmanager
 def _losing_quietly(push: Push) -> Iterator[None]:
     """A lost lease ends the execution here and nothing else: somebody else has taken over."""
@@ -234,17 +223,17 @@ def _losing_quietly(push: Push) -> Iterator[None]:
         log.warning("lease lost, stopping", push=str(push.id), error=str(e))
 
 
-def _in_lanes(pool: ThreadPoolExecutor, delivery: Delivery, files: Sequence[PlannedFile]) -> Iterator[list[FileResult]]:
+def _in_lanes(pool: ThreadPoolExecutor, trip: Trip, files: Sequence[PlannedFile]) -> Iterator[list[FileResult]]:
     """Results batch by batch, ``LANES`` batches under way at once; a single batch needs no thread.
 
     When a batch raises, what the others still bring is yielded first: it was sent and seen.
     """
     groups = list(batches(files, max_files=BATCH_FILES, max_bytes=BATCH_BYTES))
     if len(groups) <= 1:
-        yield from map(delivery.batch, groups)
+        yield from map(trip.batch, groups)
         return
     waiting = iter(groups)
-    flying: list[Future[list[FileResult]]] = [pool.submit(delivery.batch, g) for g in islice(waiting, LANES)]
+    flying: list[Future[list[FileResult]]] = [pool.submit(trip.batch, g) for g in islice(waiting, LANES)]
     failure: Exception | None = None
     while flying:
         future = flying.pop(0)
@@ -254,7 +243,7 @@ def _in_lanes(pool: ThreadPoolExecutor, delivery: Delivery, files: Sequence[Plan
             failure = failure or e
             continue
         if failure is None and (group := next(waiting, None)) is not None:
-            flying.append(pool.submit(delivery.batch, group))
+            flying.append(pool.submit(trip.batch, group))
         yield results
     if failure is not None:
         raise failure

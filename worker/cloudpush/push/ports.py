@@ -132,10 +132,13 @@ class Store(Protocol):
     def open_files(self, part: Part) -> Sequence[PlannedFile]:
         """The part's files that have no verdict yet, in order. Bounded by the part's size."""
 
-    def record_credential_use(self, push: Push, part: Part, lease: Lease) -> None:
+    def record_credential_use(self, push: Push, part: Part, lease: Lease, *, ending: bool = False) -> None:
         """Append that this worker unseals the push's credential now.
 
-        Raises LeaseLost, Cancelled (asked for in the meantime), CredentialError (purged or expired).
+        ``ending``: to tidy up after a part that is over, which neither a cancellation nor an expiry forbids.
+
+        Raises LeaseLost, Cancelled (asked for in the meantime), CredentialError (purged or expired; URL_EXPIRED for a
+        set of signed URLs that nobody renews).
         """
 
     def record_files(self, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
@@ -146,13 +149,15 @@ class Store(Protocol):
     ) -> State:
         """Store ``results``, end this attempt of a part and return the state that the *push* has now.
 
-        A verdict QUEUED schedules the next attempt. Any other ends the part: files without a verdict take the
+        A verdict QUEUED schedules the next attempt. AWAITING_CONSENT pauses the part until somebody hands over what it
+        waits for, and the push with it once no part is queued or running; where that came since the claim, or the push
+        is to be cancelled, the part is queued again instead. Any other ends the part: files without a verdict take the
         verdict's error, and the part's state is what its files amount to. The last part ends the push.
         Raises LeaseLost.
         """
 
     def end_push(self, push: Push, lease: Lease, verdict: Verdict) -> None:
-        """End an attempt that did not get as far as parts: retry later, or a final state. Raises LeaseLost."""
+        """End an attempt that did not get as far as parts: retry later, a pause, or a final state. Raises LeaseLost."""
 
     def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, bool]:
         """Extend leases: token → whether its push is to be cancelled. A missing token has lost its lease."""

@@ -1,8 +1,9 @@
 """Whether to try again, and when: a pure function of the error and of what went before.
 
-Three kinds of failure. *Final* ones need somebody to change something in the request. *Passing* ones
+Four kinds of failure. *Final* ones need somebody to change something in the request. *Passing* ones
 count as strikes, and too many end the push. An *outage* of our own parts (Vault sealed, database
-down) is no fault of the push: it waits as long as the operator's patience lasts.
+down) is no fault of the push: it waits as long as the operator's patience lasts. What *waits* for somebody (fresh URLs)
+pauses the push for as long: nothing is tried until they act.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ STRIKES: dict[Code, int] = {
 }
 
 
+#: What pauses a push, and does not end it, when it was tried often enough: somebody can still help.
+HELPED = frozenset({Code.RESIGN_FAILED})
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How patient to be. ``base`` and ``cap`` are seconds."""
@@ -53,6 +58,8 @@ class Policy:
         """
         if error.code is Code.CANCELLED:
             return Verdict(State.CANCELLED, error)
+        if error.code.waits:
+            return Verdict(State.FAILED if age > self.patience else State.AWAITING_CONSENT, error)
         if not error.code.retryable:
             return Verdict(State.FAILED, error)
         if error.code in OUTAGES:
@@ -60,7 +67,8 @@ class Policy:
                 return Verdict(State.FAILED, error)
             return Verdict(State.QUEUED, error, retry_in=self.delay(2, jitter))
         if strikes + 1 >= min(self.strikes, STRIKES.get(error.code, self.strikes)):
-            return Verdict(State.FAILED, error)
+            helped = error.code in HELPED and age <= self.patience
+            return Verdict(State.AWAITING_CONSENT if helped else State.FAILED, error)
         return Verdict(State.QUEUED, error, retry_in=self.delay(strikes, jitter), strike=True)
 
     def delay(self, strikes: int, jitter: float) -> float:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -24,8 +25,8 @@ log = get_logger(__name__)
 LOST_SECONDS = 2.0
 #: Announced and queued this long behind a queue that is not empty: announce again all the same.
 STALE_SECONDS = 600.0
-#: Credentials are looked through this often.
-HOUSE_SECONDS = 15.0
+#: Credentials are looked through this often: URLs of a push that is over live no longer than that.
+HOUSE_SECONDS = 1.0
 #: Announcements in one pass; the rest is next second's.
 AT_ONCE = 1_000
 
@@ -47,6 +48,9 @@ class Broom(Protocol):
     def release_expired(self, max_strikes: int) -> Sequence[tuple[UUID, State]]:
         """Queue again what a vanished worker held, as a strike; (push, state) of those that this ended."""
 
+    def release_impatient(self, patience_seconds: float) -> int:
+        """Queue again what waits for a user longer than that after submission, so that it ends; how many pushes."""
+
     def due(self, *, unannounced_for: float, limit: int) -> Due:
         """Queued work that is due and was not announced within so many seconds; marks it announced now."""
 
@@ -61,12 +65,20 @@ class Queue(Protocol):
 class Sweep:
     """Passes of the broom until told to stop.
 
+    ``patience``: how long a push may wait for a user, from its submission; the policy of the workers has the same.
     ``keep_house`` destroys the credentials whose time has come and returns how many; it may raise VaultError or
     StoreError and is called again.
     """
 
     def __init__(
-        self, *, broom: Broom, announcer: Announcer, queue: Queue, keep_house: Callable[[], int], max_strikes: int
+        self,
+        *,
+        broom: Broom,
+        announcer: Announcer,
+        queue: Queue,
+        keep_house: Callable[[], int],
+        max_strikes: int,
+        patience: timedelta,
     ) -> None:
         self._broom = broom
         self._announcer = announcer
@@ -74,6 +86,7 @@ class Sweep:
         self._keep_house = keep_house
         self._kept_house_at = -HOUSE_SECONDS
         self._max_strikes = max_strikes
+        self._patience = patience
 
     def run(self, stop: threading.Event, every: float) -> None:
         """Sweep every ``every`` seconds; an outage is logged and waited out."""
@@ -94,6 +107,7 @@ class Sweep:
             return 0
         for push_id, state in self._broom.release_expired(self._max_strikes):
             self._announcer.ended(push_id, state)
+        self._broom.release_impatient(self._patience.total_seconds())
         try:
             announced = self._announce()
         finally:

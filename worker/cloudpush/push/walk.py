@@ -24,6 +24,9 @@ from cloudpush.push.uris import KEY_BYTES, key_below
 #: many, each sorted for itself: memory stays bounded, and order helps only the speed of later listings.
 SORTED_ENTRIES = 100_000
 
+#: Directories whose real paths a Lookup remembers.
+_KNOWN_DIRECTORIES = 1_000
+
 #: Symlinked directories that may lie on one path. Links to siblings multiply: without a bound, thirty
 #: directories of two links each would be a thousand million files.
 _LINK_DEPTH = 8
@@ -93,6 +96,51 @@ def real_roots(roots: Sequence[Path]) -> tuple[str, ...]:
 def is_below(real: str, roots: Sequence[str]) -> bool:
     """Whether ``real``, a path without symlinks, is one of ``roots`` or below one."""
     return any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+class Lookup:
+    """Finds single files below ``top``, a directory without symlinks, by the rules of :func:`walk`.
+
+    ``roots``: as :func:`real_roots` gives them.
+    """
+
+    def __init__(self, top: str, roots: Sequence[str]) -> None:
+        self._top = top
+        self._roots = roots
+        self._directories: dict[str, str] = {}
+
+    def file(self, path: str) -> os.stat_result:
+        """The regular file at ``path``, relative to the top. Raises SourceError."""
+        try:
+            directory, _, name = path.rpartition("/")
+            real = f"{self._directory(directory)}/{name}"
+            found = os.lstat(real)
+            if stat.S_ISLNK(found.st_mode):
+                real = self._inside(os.path.realpath(real, strict=True), path)
+                found = os.lstat(real)
+        except OSError as e:
+            raise _os_error(e, path) from e
+        except ValueError as e:
+            raise SourceError(Code.NAME_NOT_A_KEY, "a path holds a character that no file name can") from e
+        if not stat.S_ISREG(found.st_mode):
+            what = "a directory" if stat.S_ISDIR(found.st_mode) else _kind(found.st_mode)
+            raise SourceError(Code.SOURCE_NOT_A_FILE, f"{_printable(path)!r} is {what}")
+        return found
+
+    def _directory(self, path: str) -> str:
+        """Neighbours share one, and resolving it takes ten times as long as looking at a file."""
+        known = self._directories.get(path)
+        if known is None:
+            real = os.path.realpath(f"{self._top}/{path}", strict=True)
+            if len(self._directories) >= _KNOWN_DIRECTORIES:
+                self._directories.clear()
+            known = self._directories[path] = self._inside(real, path).rstrip("/")
+        return known
+
+    def _inside(self, real: str, path: str) -> str:
+        if not is_below(real, self._roots):
+            raise SourceError(Code.SOURCE_OUTSIDE_ROOTS, f"{_printable(path)!r} leads out of the source roots")
+        return real
 
 
 @dataclass(frozen=True, slots=True)

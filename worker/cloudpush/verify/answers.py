@@ -6,12 +6,11 @@ hostile: they are bounded, read with a parser that refuses document types and en
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from xml.parsers import expat
 
 from cloudpush.errors import Code, DestinationError
 from cloudpush.logs import redact
+from cloudpush.net import PASSING, BadXml, parse_xml
 
 #: S3's own error codes. What is not here is judged by its status.
 CODES: dict[str, Code] = {
@@ -51,9 +50,6 @@ CODES: dict[str, Code] = {
 FATAL = frozenset(
     {Code.BAD_SIGNATURE, Code.CREDENTIAL_EXPIRED, Code.NO_SUCH_BUCKET, Code.CLOCK_SKEW, Code.QUOTA_EXCEEDED}
 )
-
-#: Statuses that may pass by themselves within seconds.
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _MESSAGES: dict[Code, str] = {
     Code.ACCESS_DENIED: "The destination does not let this credential look at {what}.",
@@ -132,50 +128,3 @@ def _code(refused: Refused, *, session: bool) -> Code:
     if refused.status == 429:
         return Code.THROTTLED
     return Code.PROVIDER_UNAVAILABLE if refused.status in PASSING else Code.PROVIDER_REFUSED
-
-
-class BadXml(ValueError):
-    """Not the XML of an S3 answer: malformed, nested too deeply, or with a document type."""
-
-
-#: S3's own answers have a depth of four.
-_DEPTH = 16
-
-
-def parse_xml(
-    body: bytes, leaf: Callable[[tuple[str, ...], str], None], end: Callable[[str], None] | None = None
-) -> None:
-    """Call ``leaf`` with the path and text of each element and ``end`` with the name of each that closes.
-
-    Names come without namespaces. Raises BadXml. No document type is accepted, so no entity can be defined, which is
-    all that makes XML dangerous to read; the caller bounds the size.
-    """
-    path: list[str] = []
-    text: list[str] = []
-
-    def on_start(name: str, _attributes: dict[str, str]) -> None:
-        if len(path) >= _DEPTH:
-            raise BadXml("nested too deeply")
-        path.append(name.rpartition(" ")[2])
-        text.clear()
-
-    def on_end(_name: str) -> None:
-        leaf(tuple(path), "".join(text))
-        text.clear()
-        name = path.pop()
-        if end is not None:
-            end(name)
-
-    def on_doctype(*_args: object) -> None:
-        raise BadXml("has a document type")
-
-    parser = expat.ParserCreate(namespace_separator=" ")
-    parser.buffer_text = True
-    parser.StartElementHandler = on_start
-    parser.EndElementHandler = on_end
-    parser.CharacterDataHandler = text.append
-    parser.StartDoctypeDeclHandler = on_doctype
-    try:
-        parser.Parse(body, True)
-    except (expat.ExpatError, UnicodeError, ValueError) as e:
-        raise BadXml(str(e)) from e

@@ -6,21 +6,20 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
 from cloudpush.errors import Code, DestinationError
+from cloudpush.net import PASSING, Answer, BadXml, Pool, watched
 from cloudpush.push.endpoints import Endpoint, resolve
 from cloudpush.push.job import Destination, Fingerprint, Secret, Seen
 from cloudpush.push.ports import Control, Inspector
 from cloudpush.push.states import Strength
-from cloudpush.verify.answers import FATAL, PASSING, BadXml, Refused, error_of, read_refusal
+from cloudpush.verify.answers import FATAL, Refused, error_of, read_refusal
 from cloudpush.verify.listing import PAGE_BYTES, Survey, page_parameters, read_page
 from cloudpush.verify.proof import strength_of
-from cloudpush.verify.wire import Answer, Pool, Wire
+from cloudpush.verify.wire import TIMEOUT, Wire
 
 #: Requests in flight in one call.
 CONCURRENCY = 64
 #: Up to so many keys HEADs are sent at once, and are as quick as the first page of a listing.
 FEW = 32
-#: Seconds between two questions whether to go on.
-TICK = 0.25
 #: Keys in a row that got no proper answer: the rest would not either, and each would take its time.
 STREAK = 8
 
@@ -38,7 +37,7 @@ class S3Inspector(Inspector):
         """``allowed_endpoints``: the operator's listed hosts, which may be private; see push.guard."""
         self._allowed = frozenset(allowed_endpoints)
         self._concurrency = concurrency
-        self._pool = Pool()
+        self._pool = Pool("inspector", TIMEOUT)
 
     def close(self) -> None:
         """Close the kept connections."""
@@ -72,23 +71,11 @@ class S3Inspector(Inspector):
         lanes = min(self._concurrency, len(keys))
         wire = Wire(self._pool, endpoint, destination.bucket, secret, self._allowed)
         questions = _Questions(wire, endpoint, destination, secret, lanes)
-        answers = self._pool.run(_watched(ask(questions, keys), control))
+        answers = self._pool.run(watched(ask(questions, keys), control))
         return [answers[key] for key in keys]
 
 
-async def _watched(work: Coroutine[None, None, Mapping[str, Seen]], control: Control) -> Mapping[str, Seen]:
-    """The result of ``work``, unless ``control`` raises before it is there."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=TICK)
-            control.check()
-        return task.result()
-    finally:
-        await _stop([task])
-
-
-async def _stop(tasks: Sequence[asyncio.Future[Mapping[str, Seen]] | asyncio.Task[None]]) -> None:
+async def _stop(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

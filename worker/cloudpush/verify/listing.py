@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from urllib.parse import unquote, unquote_plus
 
+from cloudpush.net import BadXml, parse_xml
 from cloudpush.push.job import Seen
-from cloudpush.verify.answers import BadXml, parse_xml
 
 #: Objects of one page; S3's maximum.
 PAGE_KEYS = 1_000

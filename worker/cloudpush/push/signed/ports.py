@@ -44,6 +44,12 @@ class SheetStore(Protocol):
         In order of number; ``last`` None: to the end. Blocks of sessions are included.
         """
 
+    def sessions(self, part: Part) -> Sequence[tuple[UUID, SheetCard]]:
+        """The newest session of each of the part's files that have no verdict yet, by seq: the set that holds it, its block.
+
+        A session outlives the URL that began it, so it may lie in an older set than the current one.
+        """
+
     def pieces(self, part: Part) -> Sequence[Piece]:
         """What arrived of the part's files that have no verdict yet, by seq and number."""
 

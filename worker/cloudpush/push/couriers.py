@@ -1,0 +1,160 @@
+"""Couriers: how the files of a push get to their destination, by the kind of its credential.
+
+::
+
+    find      what the push consists of                     while it is planned
+    trip      the way of one part: set out, batch after batch, give up what will not arrive
+
+The story (:mod:`cloudpush.push.lifecycle`) is the same for all of them. :class:`KeyCourier` carries with a secret
+that opens the destination to the transfer engine; :mod:`cloudpush.push.signed.courier` with signed URLs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from cloudpush.errors import DestinationError, EngineError
+from cloudpush.logs import get_logger
+from cloudpush.push.delivery import Delivery
+from cloudpush.push.job import FileResult, Lease, Part, PlannedFile, Progress, Push, Refusal, Verdict
+from cloudpush.push.ports import Clock, Control, Engine, Inspector, Session, Vault
+from cloudpush.push.walk import real_roots, walk
+
+log = get_logger(__name__)
+
+#: Batches of a part that are under way at once: while one is verified the other is sent.
+LANES = 2
+
+
+class Trip(Protocol):
+    """The way of one part in one attempt. ``batch`` and ``progress`` may be called from several threads."""
+
+    def set_out(self, files: Sequence[PlannedFile]) -> None:
+        """Unseal and make ready to carry ``files``: the part's that have no verdict yet. Called once, first.
+
+        The use of the credential is recorded by then. Raises VaultError, CredentialError, EngineError, Cancelled,
+        LeaseLost.
+        """
+
+    def batch(self, files: Sequence[PlannedFile]) -> list[FileResult]:
+        """Deal with ``files``; one result each, in no particular order.
+
+        A failure that may pass, or that waits for somebody, leaves its file planned. Raises CloudPushError where
+        nothing of the batch can succeed, Cancelled, LeaseLost.
+        """
+
+    def progress(self) -> Progress:
+        """Bytes and files carried so far, and the present speed. Only after ``set_out``."""
+
+    def give_up(self, files: Callable[[], Sequence[PlannedFile]], verdict: Verdict) -> list[FileResult]:
+        """The part ends with ``verdict``, FAILED or CANCELLED: tidy up after ``files``, which will not arrive.
+
+        Returns results for those of which something stays behind at the destination, with words that say so. Also
+        without ``set_out``, for what an earlier attempt left. Never raises for what a provider answers or where the
+        secret cannot be had; raises LeaseLost.
+        """
+
+
+class Courier(Protocol):
+    """Carries files with one kind of credential."""
+
+    def find(self, push: Push) -> Iterator[PlannedFile | Refusal]:
+        """What ``push`` consists of, numbered in order, in constant memory.
+
+        Raises CloudPushError where the push as a whole cannot be planned.
+        """
+
+    def trip(self, push: Push, part: Part, lease: Lease, control: Control) -> AbstractContextManager[Trip]:
+        """The trip of ``part``. Opening it asks nobody; leaving the context forgets every secret."""
+
+
+def root_of(push: Push) -> Path:
+    """What the paths of the push's files are relative to."""
+    return push.source.parent if push.source.is_file() else push.source
+
+
+def group_of(part: Part, lease: Lease) -> str:
+    """A name for one attempt of a part: no two attempts share it."""
+    return f"{part.push_id.hex}-{part.number}-{lease.token.hex[:8]}"
+
+
+class KeyCourier:
+    """Carries with an unsealed secret through the transfer engine, and asks the destination what arrived."""
+
+    def __init__(
+        self, *, vault: Vault, engine: Engine, inspector: Inspector, clock: Clock, roots: tuple[Path, ...]
+    ) -> None:
+        self._vault = vault
+        self._engine = engine
+        self._inspector = inspector
+        self._clock = clock
+        self._roots = roots
+
+    def find(self, push: Push) -> Iterator[PlannedFile | Refusal]:
+        """What lies below the push's source."""
+        return walk(push.source, self._roots, push.destination, push.include, push.exclude)
+
+    @contextmanager
+    def trip(self, push: Push, part: Part, lease: Lease, control: Control) -> Iterator[Trip]:
+        """See :class:`Courier`."""
+        with ExitStack() as opened:
+            yield _KeyTrip(self, push, part, lease, control, opened)
+
+    def open(self, push: Push, part: Part, lease: Lease, control: Control, opened: ExitStack) -> Delivery:
+        """Unseal, and open the engine's session; ``opened`` closes it. Raises VaultError, CredentialError, EngineError."""
+        secret = self._vault.unseal(push.credential_id, push.owner, push.credential_kind)
+        root = root_of(push)
+        session = opened.enter_context(self._engine.open(push.destination, secret, group_of(part, lease)))
+        return Delivery(
+            push=push,
+            root=root,
+            roots=real_roots(self._roots),
+            secret=secret,
+            session=session,
+            inspector=self._inspector,
+            control=control,
+            helpers=opened.enter_context(ThreadPoolExecutor(LANES, "reader")),
+            now=self._clock.now,
+        )
+
+
+class _KeyTrip:
+    def __init__(
+        self, courier: KeyCourier, push: Push, part: Part, lease: Lease, control: Control, opened: ExitStack
+    ) -> None:
+        self._open = partial(courier.open, push, part, lease, control, opened)
+        self._again = part.attempt > 1
+        self._control = control
+        self._delivery: Delivery
+
+    def set_out(self, files: Sequence[PlannedFile]) -> None:
+        self._delivery = self._open()
+        if self._again:
+            _tidy_up(self._delivery.session, files, self._control)
+
+    def batch(self, files: Sequence[PlannedFile]) -> list[FileResult]:
+        return self._delivery.batch(files)
+
+    def progress(self) -> Progress:
+        return self._delivery.session.progress()
+
+    def give_up(self, files: Callable[[], Sequence[PlannedFile]], verdict: Verdict) -> list[FileResult]:  # noqa: ARG002 -- the protocol's
+        """Nothing stays: the engine aborts what it did not finish, and the next attempt what a killed one left."""
+        return []
+
+
+def _tidy_up(session: Session, files: Sequence[PlannedFile], control: Control) -> None:
+    """An attempt that was killed may have left pieces of large files behind, which the user pays for."""
+    keys = [f.key for f in files if session.piece_size(f.size) is not None]
+    if not keys:
+        return
+    try:
+        log.info("unfinished uploads of an earlier attempt forgotten", uploads=session.abandon(keys, control))
+    except (DestinationError, EngineError) as e:
+        # Not every credential may list uploads; sending is not to fail for that.
+        log.warning("unfinished uploads of an earlier attempt may be left", keys=len(keys), error=str(e))

@@ -1,0 +1,119 @@
+"""A POST policy form: S3's one kind of signature that can bound the size."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+
+from cloudpush.errors import Code, DestinationError
+from cloudpush.push.signed.model import Arrival, Ticket
+from cloudpush.push.signed.proof import put_proof
+from cloudpush.transfer.signed import look
+from cloudpush.transfer.signed.job import Job
+from cloudpush.transfer.signed.request import Request, Stream
+from cloudpush.transfer.signed.source import STREAM_BYTES, SourceStream
+
+#: The part of the form that the content is in; what comes after it is ignored by S3.
+FILE_FIELD = "file"
+
+
+async def upload(job: Job) -> Arrival:
+    """Send the file as the last field of its form. See ``job``."""
+    _check_size(job, await job.current())
+    if job.source.loaded is not None:
+        return await _send(job, None)
+    async with job.budget.hold(STREAM_BYTES):
+        return await _send(job, job.source.stream())
+
+
+async def _send(job: Job, stream: SourceStream | None) -> Arrival:
+    data = job.source.loaded
+    # One that no content can hold but by a chance of 2⁻¹²⁸.
+    boundary = f"cloudpush-{secrets.token_hex(16)}"
+
+    def build(ticket: Ticket) -> Request:
+        head, tail = _frame(ticket.fields, boundary)
+        return Request(
+            "POST",
+            ticket.url.text,
+            {"content-type": f"multipart/form-data; boundary={boundary}"},
+            Framed(head, stream, tail) if stream is not None else head + (data or b"") + tail,
+            content=job.file.size if stream is None else 0,
+            expires_at=ticket.url.expires_at,
+        )
+
+    answer = await job.ask(build)
+    ticket = await job.current()
+    digests = await job.source.digests() if stream is None else await stream.digests()
+    return await look.arrival(job, put_proof(ticket.url, digests, answer.headers, ticket.fields), digests)
+
+
+class Framed(Stream):
+    """A stream with something before and after it."""
+
+    def __init__(self, head: bytes, inner: Stream, tail: bytes) -> None:
+        self._head = head
+        self._inner = inner
+        self._tail = tail
+
+    @property
+    def size(self) -> int:
+        """Of everything."""
+        return len(self._head) + self._inner.size + len(self._tail)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """See ``Stream``."""
+        yield self._head
+        async with aclosing(self._inner.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        yield self._tail
+
+
+def _frame(fields: Mapping[str, str], boundary: str) -> tuple[bytes, bytes]:
+    """What comes before and after the content: the fields in the order in which they were handed over."""
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+        if name.lower() != FILE_FIELD
+    ]
+    parts.append(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{FILE_FIELD}"; filename="{FILE_FIELD}"\r\n\r\n'
+    )
+    return "".join(parts).encode(), f"\r\n--{boundary}--\r\n".encode()
+
+
+def _quoted(name: str) -> str:
+    """As browsers write it."""
+    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _check_size(job: Job, ticket: Ticket) -> None:
+    """Raise DestinationError TOO_LARGE where the policy does not take a file of this size."""
+    least, most = size_range(ticket.fields)
+    size = job.file.size
+    if size > most:
+        raise DestinationError(
+            Code.TOO_LARGE, f"{job.file.path!r} has {size:,} bytes; the form's policy takes at most {most:,}."
+        )
+    if size < least:
+        raise DestinationError(
+            Code.URL_UNUSABLE, f"{job.file.path!r} has {size:,} bytes; the form's policy takes no less than {least:,}."
+        )
+
+
+def size_range(fields: Mapping[str, str]) -> tuple[int, int]:
+    """Bytes that the policy allows, least and most; what cannot be read is left to the server."""
+    widest = (0, 2**63)
+    lower = {name.lower(): value for name, value in fields.items()}
+    try:
+        policy = json.loads(base64.b64decode(lower.get("policy", ""), validate=True))
+        for condition in policy["conditions"]:
+            if isinstance(condition, list) and str(condition[0]).lower() == "content-length-range":
+                return int(condition[1]), int(condition[2])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return widest
+    return widest
