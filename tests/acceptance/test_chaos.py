@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import servers
-from chaos.rounds import TARGETS, Arena, arena
+from chaos.rounds import TARGETS, Arena, With, arena
 
 pytestmark = pytest.mark.xdist_group("chaos")
 
@@ -23,6 +23,14 @@ def lions() -> Iterator[Arena]:
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_is_lost_when_it_is_killed(lions: Arena, target: str) -> None:
     """Every push ends in the verdict that it deserves, every object is there once and whole, the record is sound."""
-    outcome = lions.round(1, target)
+    outcome = lions.round(1, target, With.KEYS)
 
     assert outcome.problems + lions.verify_audit() == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_of_signed_urls_is_lost_or_left_behind_when_it_is_killed(lions: Arena, target: str) -> None:
+    """As with keys; moreover no URL and no unfinished upload stays, and no part that had arrived is sent again."""
+    outcome = lions.round(2, target, With.URLS)
+
+    assert outcome.problems + lions.verify_audit() == [], outcome.told

@@ -1,4 +1,4 @@
-"""``PYTHONPATH=tests python -m chaos --rounds 50 [--seed N] [--only TARGET]``: exit code 1 if anything was not right."""
+"""``PYTHONPATH=tests python -m chaos --rounds 50 [--seed N] [--only TARGET] [--push KIND]``: exit code 1 if anything was not right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from chaos.rounds import TARGETS, Outcome, arena
+from chaos.rounds import TARGETS, Outcome, With, arena
+
+#: `up` gives up on a service that ends five times within a minute, as it should.
+BETWEEN_KILLS_SECONDS = 13.0
 
 
 def main() -> None:
@@ -21,34 +24,41 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--only", choices=TARGETS)
+    parser.add_argument("--push", choices=list(With), type=With, default=With.BOTH, help="what with")
     parser.add_argument("--keep", action="store_true", help="keep the directory with its logs")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     base = Path(tempfile.mkdtemp(prefix="cp-chaos-"))
     print(f"seed {args.seed}, {args.rounds} rounds, in {base}")
+    targets = [args.only] if args.only else TARGETS
     outcomes: list[Outcome] = []
     problems = 0
     try:
         with arena(base, seed=args.seed) as a:
             for number in range(1, args.rounds + 1):
-                outcome = a.round(number, args.only or TARGETS[(number - 1) % len(TARGETS)])
+                began = time.monotonic()
+                outcome = a.round(number, targets[(number - 1) % len(targets)], args.push)
                 outcome.problems += a.verify_audit()
                 outcomes.append(outcome)
                 problems += len(outcome.problems)
-                word = "right" if not outcome.problems else "WRONG"
-                print(
-                    f"{number:4} {outcome.target:9} killed after {outcome.after:4.2f} s, verdicts after {outcome.took:5.1f} s: {word}"
-                )
-                for problem in outcome.problems:
-                    print(f"       {problem}")
-                if args.only:
-                    # `up` gives up on a service that ends five times within a minute, as it should.
-                    time.sleep(max(0.0, 13.0 - outcome.took))
+                _tell(outcome)
+                time.sleep(max(0.0, BETWEEN_KILLS_SECONDS / len(targets) - (time.monotonic() - began)))
     finally:
         if not args.keep and not problems:
             shutil.rmtree(base, ignore_errors=True)
     _summarise(outcomes)
     sys.exit(1 if problems else 0)
+
+
+def _tell(outcome: Outcome) -> None:
+    word = "right" if not outcome.problems else "WRONG"
+    print(
+        f"{outcome.number:4} {outcome.target:9} killed after {outcome.after:4.2f} s, {outcome.open} pushes open, "
+        f"verdicts after {outcome.took:5.1f} s: {word}{outcome.told and f' ({outcome.told})'}",
+        flush=True,
+    )
+    for problem in outcome.problems:
+        print(f"       {problem}", flush=True)
 
 
 def _summarise(outcomes: list[Outcome]) -> None:

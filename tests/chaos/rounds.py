@@ -1,12 +1,12 @@
 """Kill something at a random moment while pushes run; then everything must be right all the same.
 
 What "right" means, after each round: every push has the verdict that it deserves, every object of a succeeded push
-is there exactly once with the bytes of its source, nothing is left ``running``, and the audit verifies.
+is there exactly once with the bytes of its source, nothing is left ``running``, and the audit verifies. Of pushes
+with signed URLs nothing stays behind: no URL, no unfinished upload, and no part that had arrived was sent again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -14,33 +14,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import boto3
 import psutil
-from botocore.config import Config
 
-from cloudpush.audit import integrity
+from chaos.judge import Judge
+from chaos.stand import BUCKET, KIB, MIB, OWNER, REGION, USER, Digests, Expected, client, write
+from chaos.urls import UrlPushes
 from cloudpush.credentials.kinds import parse
 from cloudpush.errors import CloudPushError
 from cloudpush.push.custody import Caller
 from cloudpush.push.job import Request
 from cloudpush.push.states import State
 from cloudpush.settings import read_settings
-from cloudpush.stack.seaweedfs import S3Identity, SeaweedFS
+from cloudpush.stack.ports import HOST
+from cloudpush.stack.seaweedfs import SeaweedFS
 from cloudpush.wiring import Services, build
 
 TARGETS = ("worker", "rclone", "valkey", "postgres", "openbao")
-BUCKET = "chaos"
-REGION = "us-east-1"
-OWNER = "chaos"
-USER = S3Identity("chaos", "CHAOSKEY000000000001", "chaossecret0000000000000000000000000001")
-KIB, MIB = 1024, 1024**2
+VERDICT_SECONDS = 150.0
+#: Until what was killed serves again. Postgres recovers, OpenBao unseals itself.
+BACK_SECONDS = 60.0
 
 #: Short enough that a dead worker is replaced within a round, long enough that a busy machine keeps its leases.
 FAST = {
@@ -55,14 +54,12 @@ FAST = {
 }
 
 
-@dataclass
-class Expected:
-    """A push that was submitted, and how it has to end."""
+class With(StrEnum):
+    """What the pushes of a round are made with."""
 
-    push_id: UUID
-    prefix: str
-    states: tuple[State, ...]
-    files: dict[str, bytes] = field(default_factory=dict)  # relative path → MD5
+    KEYS = "keys"
+    URLS = "urls"
+    BOTH = "both"
 
 
 @dataclass
@@ -71,58 +68,49 @@ class Outcome:
 
     number: int
     target: str
-    after: float  # seconds from the first submission to the kill
+    after: float  # seconds from the last submission to the kill
+    open: int  # pushes without a verdict at that moment
     took: float  # seconds until every verdict was there
+    told: str  # what else there is to say
     problems: list[str]
 
 
 class Arena:
-    """A running stack, a user's cloud and datasets."""
+    """A running stack, a user's cloud and datasets. ``closing`` ends what is started here."""
 
-    def __init__(self, base: Path, cloud: SeaweedFS, services: Services, seed: int) -> None:
+    def __init__(self, base: Path, cloud: SeaweedFS, services: Services, seed: int, closing: ExitStack) -> None:
         self.base = base
-        self.cloud = cloud
         self.services = services
         self.chance = random.Random(seed)
-        self.s3: Any = boto3.client(
-            "s3",
-            endpoint_url=cloud.endpoint,
-            aws_access_key_id=USER.access_key,
-            aws_secret_access_key=USER.secret_key,
-            region_name=REGION,
-            config=Config(proxies={}, s3={"addressing_style": "path"}),
-        )
-        self.many = self._write("many", {f"d{i % 7}/f{i:03d} é.bin": 3 * KIB + i for i in range(200)})
-        self.big = self._write("big", {"big.bin": 150 * MIB})
+        self.s3 = client(cloud.endpoint)
+        self.judge = Judge(services, self.s3)
+        data = base / "data"
+        self.many = write(data / "many", {f"d{i % 7}/f{i:03d} é.bin": 3 * KIB + i for i in range(200)})
+        self.big = write(data / "big", {"big.bin": 150 * MIB})
+        self.urls = UrlPushes(data / "urls", cloud.address, services, self.s3, self.chance, closing)
 
-    def _write(self, name: str, files: dict[str, int]) -> dict[str, bytes]:
-        digests = {}
-        for path, size in files.items():
-            data = os.urandom(min(size, MIB)) * (size // min(size, MIB))
-            where = self.base / "data" / name / path
-            where.parent.mkdir(parents=True, exist_ok=True)
-            where.write_bytes(data)
-            digests[path] = hashlib.md5(data, usedforsecurity=False).digest()
-        return digests
-
-    def round(self, number: int, target: str) -> Outcome:
+    def round(self, number: int, target: str, pushes: With) -> Outcome:
         """Submit, kill, wait, check."""
         began = time.monotonic()
-        expected = self._submit()
+        with_keys = self._submit() if pushes is not With.URLS else []
+        with_urls = self.urls.submit() if pushes is not With.KEYS else []
+        expected = [*with_keys, *with_urls]
         pause = self.chance.uniform(0.02, 2.0)
         time.sleep(pause)
-        problems = self._kill(target)
-        problems += self._wait(expected, 150)
+        self.urls.about_to_kill(with_urls)
+        under_way = sum(not self._over(one) for one in expected)
+        killed, problems = self._kill(target)
+        problems += self._wait(expected)
         took = time.monotonic() - began
-        for one in expected:
-            problems += self._check(one)
+        problems += self._wait_for_return(target, killed)
+        problems += [problem for one in with_keys for problem in self.judge.push(one)]
+        problems += [problem for one in with_urls for problem in self.urls.check(one)]
         self._empty()
-        return Outcome(number, target, pause, took, problems)
+        return Outcome(number, target, pause, under_way, took, self.urls.told if with_urls else "", problems)
 
     def verify_audit(self) -> list[str]:
         """Every chain and digest of the whole history."""
-        report = integrity.verify(self.services.database)
-        return [f"audit: {f.stream}: {f.what}" for f in report.faults]
+        return self.judge.audit()
 
     # -- submitting ------------------------------------------------------------------------
 
@@ -139,20 +127,21 @@ class Arena:
             self.services.intake.cancel(cancelled.push_id, OWNER, OWNER)
         return [*pushes, cancelled]
 
-    def _one(self, source: str, credential: str, states: tuple[State, ...], files: dict[str, bytes]) -> Expected:
+    def _one(self, source: str, credential: str, states: tuple[State, ...], files: Digests) -> Expected:
         prefix = uuid4().hex[:12]
         request = Request(OWNER, OWNER, str(self.base / "data" / source), f"s3://{BUCKET}/{prefix}", credential)
         return Expected(self.services.intake.submit(request).push_id, prefix, states, files)
 
     # -- killing -----------------------------------------------------------------------------
 
-    def _kill(self, target: str) -> list[str]:
+    def _kill(self, target: str) -> tuple[int | None, list[str]]:
+        """The process that was killed, and what went wrong with that."""
         pid = self._pid(target)
         if pid is None:
-            return [f"no {target} to kill"]
+            return None, [f"no {target} to kill"]
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        return []
+        return pid, []
 
     def _pid(self, target: str) -> int | None:
         state = json.loads((self.base / "stack" / "state.json").read_text())
@@ -163,63 +152,50 @@ class Arena:
                     return child.pid
         return None
 
-    # -- checking ------------------------------------------------------------------------------
+    # -- waiting -------------------------------------------------------------------------------
 
-    def _wait(self, expected: list[Expected], seconds: float) -> list[str]:
-        deadline = time.monotonic() + seconds
-        waiting = {e.push_id: e for e in expected}
-        while waiting and time.monotonic() < deadline:
-            for push_id in list(waiting):
-                with suppress(CloudPushError):
-                    if State(self.services.history.push(push_id)["state"]).final:
-                        del waiting[push_id]
-            time.sleep(0.1)
-        return [f"push {push_id} has no verdict after {seconds:.0f} s" for push_id in waiting]
+    def _wait(self, expected: list[Expected]) -> list[str]:
+        waiting = list(expected)
 
-    def _check(self, one: Expected) -> list[str]:
-        row = self.services.history.push(one.push_id)
-        if State(row["state"]) not in one.states:
-            return [
-                f"push {one.push_id} ended {row['state']} ({row['error_code']}: {row['error_message']}), expected {one.states}"
-            ]
-        problems = []
-        if State(row["state"]) is State.SUCCEEDED and one.files:
-            problems += self._check_objects(one)
-            recorded = {f["path"]: f for f in self.services.history.files(one.push_id)}
-            if set(recorded) != set(one.files):
-                problems.append(f"push {one.push_id} records {len(recorded)} files, the source has {len(one.files)}")
-            problems += [
-                f"{f['path']}: recorded {f['state']} by {f['strength']}"
-                for f in recorded.values()
-                if f["state"] not in ("verified", "skipped") or f["strength"] != "checksum"
-            ]
-        return problems
+        def over() -> bool:
+            waiting[:] = [one for one in waiting if not self._over(one)]
+            return not waiting
 
-    def _check_objects(self, one: Expected) -> list[str]:
-        there = {}
-        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=one.prefix + "/"):
-            for item in page.get("Contents", []):
-                there[item["Key"][len(one.prefix) + 1 :]] = item["ETag"].strip('"')
-        problems = [f"{path} is missing" for path in one.files.keys() - there.keys()]
-        problems += [f"{path} should not be there" for path in there.keys() - one.files.keys()]
-        for path in one.files.keys() & there.keys():
-            if "-" in there[path]:
-                body = self.s3.get_object(Bucket=BUCKET, Key=f"{one.prefix}/{path}")["Body"]
-                digest = hashlib.md5(usedforsecurity=False)
-                for block in body.iter_chunks(MIB):
-                    digest.update(block)
-                same = digest.digest() == one.files[path]
-            else:
-                same = there[path] == one.files[path].hex()
-            if not same:
-                problems.append(f"{path} has other bytes than its source")
-        return problems
+        _until(over, VERDICT_SECONDS)
+        return [f"push {one.push_id} has no verdict after {VERDICT_SECONDS:.0f} s" for one in waiting]
+
+    def _over(self, one: Expected) -> bool:
+        with suppress(CloudPushError):
+            return State(self.services.history.push(one.push_id)["state"]).final
+        return False
+
+    def _wait_for_return(self, target: str, killed: int | None) -> list[str]:
+        """The next round is to meet a whole stack; pushes may be over before what was killed is back."""
+
+        def back() -> bool:
+            state = json.loads((self.base / "stack" / "state.json").read_text())
+            serving = all(service["phase"] == "running" for service in state["services"].values())
+            return serving and self._pid("rclone") is not None and self._pid(target) != killed
+
+        return [] if _until(back, BACK_SECONDS) else [f"{target} is not back after {BACK_SECONDS:.0f} s"]
+
+    # -- tidying up --------------------------------------------------------------------------------
 
     def _empty(self) -> None:
         for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
             keys = [{"Key": item["Key"]} for item in page.get("Contents", [])]
             if keys:
                 self.s3.delete_objects(Bucket=BUCKET, Delete={"Objects": keys})
+
+
+def _until(true: Callable[[], bool], seconds: float) -> bool:
+    """Look until it is true, no longer than ``seconds``; whether it is."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def _is(process: psutil.Process, target: str) -> bool:
@@ -250,16 +226,8 @@ def arena(base: Path, *, seed: int) -> Iterator[Arena]:
         cloud.start()
         cloud.ready()
         subprocess.run(
-            [
-                *command,
-                "up",
-                "--detach",
-                *stack,
-                "--source-root",
-                str(base / "data"),
-                "--allow-endpoint",
-                cloud.address,
-            ],
+            # The host with all its ports: what signed URLs lead to, and their owner's callback, are on it, too.
+            [*command, "up", "--detach", *stack, "--source-root", str(base / "data"), "--allow-endpoint", HOST],
             check=True,
             env=env,
             stdout=subprocess.DEVNULL,
@@ -276,8 +244,9 @@ def arena(base: Path, *, seed: int) -> Iterator[Arena]:
                 },
             )
             services.custody.add(Caller(OWNER), key, name=name, profile="seaweedfs")
-        yield Arena(base, cloud, services, seed)
-        services.close()
+        with ExitStack() as closing:
+            closing.callback(services.close)
+            yield Arena(base, cloud, services, seed, closing)
     finally:
         subprocess.run([*command, "down", *stack], check=False, env=env)
         cloud.stop()

@@ -160,9 +160,7 @@ def test_what_was_dropped_on_the_way_is_no_success(world: World, case: Case, key
     outcome = send(world, case, case.make(world, key, NOW), rule)
     if isinstance(outcome, Arrival):
         assert case.name not in DROPPED
-        # Azure's signatures allow a digest to be sent along: who takes it has compared it, if it is who it says it is.
-        digest_sent = case.name.startswith("azure")
-        assert outcome.strength is (Strength.INGEST if digest_sent else Strength.RESPONSE)
+        assert outcome.strength is Strength.RESPONSE
         assert outcome.note
     else:
         assert outcome.code == DROPPED.get(case.name)

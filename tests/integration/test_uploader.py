@@ -16,11 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from builders import a_destination, a_push
 from cloudpush.errors import Cancelled, CloudPushError, Code, DestinationError
-from cloudpush.push import guard
 from cloudpush.push.guard import parse_endpoint
 from cloudpush.push.job import PlannedFile
 from cloudpush.push.ports import Control
@@ -213,7 +213,8 @@ def test_a_tree_goes_to_the_key_below_its_directory(world: World) -> None:
 def test_a_form_has_its_fields_in_order_and_the_file_last(world: World, size: int) -> None:
     data = os.urandom(size)
     world.server.answer = lambda _: Reply(204, md5_etag(data))
-    fields = {"key": "k", "policy": "e30=", "x-amz-signature": SIGNATURE}
+    policy = base64.b64encode(b'{"expiration": "2999-01-01T00:00:00Z", "conditions": []}').decode()
+    fields = {"key": "k", "policy": policy, "x-amz-signature": SIGNATURE}
     arrival = world.send_one(world.errand(data, world.url("", query=""), Kind.FORM, fields=fields))
     (asked,) = world.server.asked
     boundary = asked.lower["content-type"].removeprefix("multipart/form-data; boundary=").encode()
@@ -226,7 +227,8 @@ def test_a_form_has_its_fields_in_order_and_the_file_last(world: World, size: in
 
 
 def test_a_file_that_the_policy_does_not_take_is_not_sent(world: World) -> None:
-    policy = base64.b64encode(b'{"conditions": [["content-length-range", 5, 8]]}').decode()
+    text = b'{"expiration": "2999-01-01T00:00:00Z", "conditions": [["content-length-range", 5, 8]]}'
+    policy = base64.b64encode(text).decode()
     outcomes = [
         world.failure(world.errand(b"x" * size, kind=Kind.FORM, fields={"policy": policy})).code for size in (4, 9)
     ]
@@ -437,7 +439,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[str]:
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(left), port))]
 
-    monkeypatch.setattr(guard.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
 
 
@@ -480,7 +482,28 @@ def test_the_address_that_was_judged_is_the_one_that_is_connected_to(
 )
 def test_nothing_of_a_url_is_in_an_error(world: World, reply: Reply) -> None:
     world.server.answer = lambda _: reply
-    errand = world.errand(os.urandom(16 * MIB))
+    assert_silent(world)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        lambda url: aiohttp.ClientOSError(32, f"Can not write request body for {url}"),
+        aiohttp.InvalidURL,
+    ],
+)
+def test_nothing_of_a_url_is_in_what_the_client_library_says_of_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, words: Callable[[object], Exception]
+) -> None:
+    def request(_: object, __: str, url: object, **___: object) -> None:
+        raise words(url)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", request)
+    assert_silent(world)
+
+
+def assert_silent(world: World) -> None:
+    errand = world.errand(os.urandom(2 * MIB))
     failure = world.failure(errand)
     shown = "".join(
         [repr(failure), failure.message, failure.detail, *traceback.format_exception(failure), repr(errand)]

@@ -85,7 +85,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, size: int, monkeyp
     path = tmp_path / "x"
     path.write_bytes(bytes(size))
     plan = planned(path)
-    check_opened = module._check_opened
+    check_opened = module.check_opened
 
     def write_after(*args: object) -> None:
         check_opened(*args)  # type: ignore[arg-type]  # passed on as they came
@@ -93,7 +93,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path, size: int, monkeyp
             f.write(b"!")
         os.utime(path, ns=(0, plan.mtime_ns + 5))
 
-    monkeypatch.setattr(module, "_check_opened", write_after)
+    monkeypatch.setattr(module, "check_opened", write_after)
 
     assert code_of(path, plan) is Code.SOURCE_CHANGED
 

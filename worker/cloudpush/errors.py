@@ -178,7 +178,9 @@ MEANINGS: dict[Code, Meaning] = {
     ),
     Code.BAD_MANIFEST: _user("Correct the rows that the message names and submit again; see docs/signed-urls.md."),
     Code.URL_UNUSABLE: _user("Sign the URL again as the message says; see docs/signed-urls.md."),
-    Code.URL_EXPIRED: _waits("Hand over fresh URLs with `cloudpush resign PUSH`; the push goes on where it stopped."),
+    Code.URL_EXPIRED: _waits(
+        "Sign fresh URLs. A push that waits for them goes on where it stopped: `cloudpush resign PUSH`."
+    ),
     Code.URL_NOT_YET_VALID: _user("Sign the URL without a start time, or submit once it is valid."),
     Code.UPLOAD_GONE: _waits(
         "The multipart upload was aborted: hand over the URLs of a new one with `cloudpush resign`."

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cloudpush.logs import get_logger, setup_logs
+from cloudpush.resources import calm_collector
 from cloudpush.settings import read_settings
 from cloudpush.tasks import register
 from cloudpush.watchdog import watch_over
@@ -34,6 +35,7 @@ def worker(
     register(services.celery, services.cloudpush)
     watch_over(services.celery, services.announcer.length)
     services.start()
+    calm_collector()
     # Each task is told once, by its own door, with what came of it.
     for name in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(logging.WARNING)

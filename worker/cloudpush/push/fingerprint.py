@@ -47,7 +47,7 @@ def fingerprint(
         # O_NONBLOCK: a pipe that took the file's place must not hang us.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         try:
-            _check_opened(fd, planned, roots)
+            check_opened(fd, planned, roots)
             digests = _Digests(planned.size, piece_size)
             if planned.size <= CHUNK:
                 digests.take(memoryview(os.read(fd, planned.size + 1)))
@@ -55,11 +55,11 @@ def fingerprint(
                 _read_in_turn(fd, digests, check)
             else:
                 _read_ahead(fd, digests, check)
-            _check_same(os.fstat(fd), planned)
+            check_same(os.fstat(fd), planned)
         finally:
             os.close(fd)
     except OSError as e:
-        raise _os_error(e, planned) from e
+        raise source_error(e, planned) from e
     if digests.length != planned.size:
         raise _changed(planned)
     return Fingerprint(
@@ -154,17 +154,19 @@ def _read_ahead(fd: int, digests: _Digests, check: Callable[[], None]) -> None:
             check()
 
 
-def _check_opened(fd: int, planned: PlannedFile, roots: Sequence[str]) -> None:
+def check_opened(fd: int, planned: PlannedFile, roots: Sequence[str]) -> None:
     """The open file, not its name, is judged: names can be swapped under us."""
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         raise SourceError(Code.SOURCE_NOT_A_FILE, f"{planned.path!r} is no regular file any more")
-    if roots and not is_below(str(Path(f"/proc/self/fd/{fd}").readlink()), roots):
+    # os.readlink, not Path: this is asked for every file of every push.
+    if roots and not is_below(os.readlink(f"/proc/self/fd/{fd}"), roots):  # noqa: PTH115
         raise SourceError(Code.SOURCE_OUTSIDE_ROOTS, f"{planned.path!r} leads out of the source roots now")
-    _check_same(found, planned)
+    check_same(found, planned)
 
 
-def _check_same(found: os.stat_result, planned: PlannedFile) -> None:
+def check_same(found: os.stat_result, planned: PlannedFile) -> None:
+    """Raise SourceError SOURCE_CHANGED unless size and time are the planned ones."""
     if (found.st_size, found.st_mtime_ns) != (planned.size, planned.mtime_ns):
         raise _changed(planned)
 
@@ -173,7 +175,8 @@ def _changed(planned: PlannedFile) -> SourceError:
     return SourceError(Code.SOURCE_CHANGED, f"{planned.path!r} changed after it was planned")
 
 
-def _os_error(error: OSError, planned: PlannedFile) -> SourceError:
+def source_error(error: OSError, planned: PlannedFile) -> SourceError:
+    """What the system said of the file, in our words."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return SourceError(Code.SOURCE_MISSING, f"{planned.path!r} vanished after it was planned")
     if isinstance(error, PermissionError):

@@ -115,11 +115,11 @@ def piece_proof(
     """What the answer to one part or block proves about its bytes. Raises DestinationError CORRUPTED.
 
     A part's ETag is the MD5 of its bytes, unless encryption makes it opaque. Azure's Put Block answers with the MD5 or
-    the CRC-64 that it computed; a block that it took together with our Content-MD5 is INGEST, since only the list of
-    blocks makes an object of it.
+    the CRC-64 that it computed, Azurite with neither; a block that was taken together with our Content-MD5 is INGEST,
+    whatever the answer says: the list of blocks is refused where the block itself did not get as far as Azure.
     """
     proof = put_proof(url, digests, answer, sent)
-    if url.provider is Provider.AZURE and proof.strength > Strength.INGEST:
+    if url.provider is Provider.AZURE and (proof.strength > Strength.INGEST or "content-md5" in _lower(sent or {})):
         return proof._replace(strength=Strength.INGEST)
     return proof
 
@@ -168,12 +168,12 @@ def blocks_proof(weakest: Strength, answer: Mapping[str, str]) -> Proof:
     ``weakest``: the least that the answer to any block proved.
     """
     headers = _lower(answer)
-    return Proof(
-        min(weakest, Strength.INGEST),
-        etag=etag_of(headers),
-        version_id=_version(headers),
-        note="Azure computes no digest of a blob that is made of blocks",
-    )
+    etag = etag_of(headers)
+    # Azure names what it has committed. A bare 2xx may be anybody's.
+    strength, note = Strength.INGEST, "Azure computes no digest of a blob that is made of blocks"
+    if not etag:
+        strength, note = Strength.RESPONSE, "the answer to the list of blocks does not name the blob"
+    return Proof(min(weakest, strength), etag=etag, version_id=_version(headers), note=note)
 
 
 def object_proof(
@@ -275,7 +275,9 @@ def _azure(digests: Digests, headers: Headers, sent: Headers) -> Proof:
     elif digests.crc64 is not None and (theirs := headers.get("x-ms-content-crc64", "")):
         checks.append(_Check("x-ms-content-crc64", azure_crc64(digests.crc64), theirs))
     computed = _first_equal(checks, etag, version)
-    return computed or _without_digest(etag, version, sent, ("content-md5", "x-ms-content-crc64"))
+    # Put Blob and Put Block answer with the digest that they checked (learn.microsoft.com, Put Blob: response headers).
+    # Without one nobody says that the bytes got as far as Azure: something on the way may have answered.
+    return computed or _without_digest(etag, version, sent, ())
 
 
 def _s3_checks(digests: Digests, headers: Headers) -> list[_Check]:
@@ -356,7 +358,7 @@ def _demand_equal(checks: Sequence[_Check]) -> None:
 
 def _without_digest(etag: str, version: str, sent: Headers, integrity: Sequence[str]) -> Proof:
     """What a 2xx without a comparable digest proves: that the provider checked ours, where one went with the request."""
-    for name in integrity:
+    for name in integrity if etag else ():  # who has stored something names it
         if name in sent:
             note = f"the provider took the content together with our {name}, and answered with no digest of its own"
             return Proof(Strength.INGEST, sent[name], etag, version, note)

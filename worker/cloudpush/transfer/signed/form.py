@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from cloudpush.errors import Code, DestinationError
+from cloudpush.push.signed.forms import policy_of
 from cloudpush.push.signed.model import Arrival, Ticket
 from cloudpush.push.signed.proof import put_proof
 from cloudpush.transfer.signed import look
@@ -92,28 +91,14 @@ def _quoted(name: str) -> str:
 
 
 def _check_size(job: Job, ticket: Ticket) -> None:
-    """Raise DestinationError TOO_LARGE where the policy does not take a file of this size."""
-    least, most = size_range(ticket.fields)
-    size = job.file.size
-    if size > most:
+    """Raise DestinationError TOO_LARGE, URL_UNUSABLE where the policy does not take a file of this size."""
+    policy, size = policy_of(ticket.fields), job.file.size
+    if policy.largest is not None and size > policy.largest:
         raise DestinationError(
-            Code.TOO_LARGE, f"{job.file.path!r} has {size:,} bytes; the form's policy takes at most {most:,}."
+            Code.TOO_LARGE, f"{job.file.path!r} has {size:,} bytes; the form's policy takes at most {policy.largest:,}."
         )
-    if size < least:
+    if size < policy.smallest:
         raise DestinationError(
-            Code.URL_UNUSABLE, f"{job.file.path!r} has {size:,} bytes; the form's policy takes no less than {least:,}."
+            Code.URL_UNUSABLE,
+            f"{job.file.path!r} has {size:,} bytes; the form's policy takes no less than {policy.smallest:,}.",
         )
-
-
-def size_range(fields: Mapping[str, str]) -> tuple[int, int]:
-    """Bytes that the policy allows, least and most; what cannot be read is left to the server."""
-    widest = (0, 2**63)
-    lower = {name.lower(): value for name, value in fields.items()}
-    try:
-        policy = json.loads(base64.b64decode(lower.get("policy", ""), validate=True))
-        for condition in policy["conditions"]:
-            if isinstance(condition, list) and str(condition[0]).lower() == "content-length-range":
-                return int(condition[1]), int(condition[2])
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        return widest
-    return widest

@@ -87,7 +87,7 @@ class Pace:
         return self._flying < int(self.limit) and self._now() >= self._pause_until
 
     def _wake(self) -> None:
-        while self._waiting and (self._waiting[0].done() or self._free()):
+        while self._waiting and self._free():
             turn = self._waiting.popleft()
             if not turn.done():
                 self._flying += 1

@@ -21,9 +21,7 @@ from typing import TypeVar
 from awscrt import checksums
 
 from cloudpush.errors import Code, SourceError
-from cloudpush.push.fingerprint import _check_opened as check_opened
-from cloudpush.push.fingerprint import _check_same as check_same
-from cloudpush.push.fingerprint import _os_error as source_error
+from cloudpush.push.fingerprint import check_opened, check_same, source_error
 from cloudpush.push.job import PlannedFile
 from cloudpush.push.signed.proof import Digests
 from cloudpush.transfer.signed.request import Stream

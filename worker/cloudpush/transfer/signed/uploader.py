@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudpush.errors import Cancelled, CloudPushError, Code, InputError, LeaseLost, SourceError
+from cloudpush.logs import get_logger
 from cloudpush.net import Pool, watched
 from cloudpush.push.guard import Origin, addresses, check_endpoint, parse_endpoint
 from cloudpush.push.job import Progress, Push
@@ -28,6 +29,8 @@ from cloudpush.transfer.signed.pace import Budget
 from cloudpush.transfer.signed.renewer import Renewer
 from cloudpush.transfer.signed.source import SMALL, Meter, OpenSource, Readers, Take
 from cloudpush.transfer.signed.wire import STALL_SECONDS, Line, Server, Wire, timeouts
+
+log = get_logger(__name__)
 
 MIB = 1024 * 1024
 #: Bytes of small files in memory, and of large ones on their way, of all parts of a process together.
@@ -213,6 +216,12 @@ class _Speed:
         self._before = (time.monotonic(), 0)
         self._speed = 0.0
 
+    @property
+    def present(self) -> float:
+        """Bytes per second, as last measured; 0 before."""
+        with self._lock:
+            return self._speed
+
     def progress(self) -> Progress:
         """Bytes and files; the speed since the last time this was asked, smoothed."""
         moved = self.meter.moved
@@ -302,8 +311,11 @@ class _Batch:
 
     async def _send_one(self, job: Job) -> Arrival | CloudPushError:
         try:
+            if job.ticket is None and job.session:
+                return await resumable.upload(job)  # under way, and needs no signature any more
             ticket = await job.current()
             await self._wait_for_start(ticket)
+            self._compare_life(job, ticket)
             await _check_described(job, ticket)
             return await look.before(job) or await _protocol(ticket, job.file.size)(job)
         except (Cancelled, LeaseLost):
@@ -311,11 +323,26 @@ class _Batch:
         except CloudPushError as e:
             return e
 
+    def _compare_life(self, job: Job, ticket: Ticket) -> None:
+        """Warn of a URL that will have expired, at the present speed, before the file is sent.
+
+        Providers look at the time when a request begins; one that is tried again, or a further part, needs a fresh URL.
+        """
+        if job.file.size <= SMALL or ticket.expires_at is None or not (speed := self._speed.present):
+            return
+        seconds, left = job.file.size / speed, (ticket.expires_at - self._wire.clock.now()).total_seconds()
+        if left < seconds:
+            log.warning(
+                "url.short_lived", path=job.file.path, left=round(left), needed=round(seconds), speed=round(speed)
+            )
+
     async def _wait_for_start(self, ticket: Ticket) -> None:
         """Whoever signs a URL to be valid from now on may have a clock that is ahead of the server's.
 
         Raises InputError URL_NOT_YET_VALID where it is more than that.
         """
+        if ticket.url.starts_at is None or ticket.url.starts_at <= self._wire.clock.now():
+            return
         try:
             usable_at(replace(ticket.url, expires_at=None), self._wire.clock.now())
         except InputError:

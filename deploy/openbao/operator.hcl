@@ -1,0 +1,64 @@
+# Role `cloudpush-operator`: what running OpenBao for CloudPush takes. It unseals nothing by itself, but it may write the
+# policies of the three roles and give them new secret ids, and so can give itself their rights: keep its secret id
+# where only operators read.
+
+path "sys/policies/acl/cloudpush-worker" {
+  capabilities = ["create", "read", "update"]
+}
+
+path "sys/policies/acl/cloudpush-intake" {
+  capabilities = ["create", "read", "update"]
+}
+
+path "sys/policies/acl/cloudpush-keeper" {
+  capabilities = ["create", "read", "update"]
+}
+
+# Replacing the secret ids of the roles.
+path "auth/approle/role/+/secret-id" {
+  capabilities = ["list", "update"]
+}
+
+path "auth/approle/role/+/custom-secret-id" {
+  capabilities = ["update"]
+}
+
+path "auth/approle/role/+/secret-id-accessor/lookup" {
+  capabilities = ["update"]
+}
+
+path "auth/approle/role/+/secret-id-accessor/destroy" {
+  capabilities = ["update"]
+}
+
+# Ending the tokens that were given for them.
+path "sys/leases/revoke-prefix/auth/approle/login" {
+  capabilities = ["sudo", "update"]
+}
+
+# Backup and restore.
+path "sys/storage/raft/snapshot" {
+  capabilities = ["read", "update"]
+}
+
+# After a restore: what lies in Vault and is not, or no longer, in Postgres.
+path "cloudpush/metadata/credentials" {
+  capabilities = ["list"]
+}
+
+path "cloudpush/metadata/credentials/+" {
+  capabilities = ["delete"]
+}
+
+path "cloudpush/metadata/sheets" {
+  capabilities = ["list"]
+}
+
+path "cloudpush/metadata/sheets/+" {
+  capabilities = ["delete"]
+}
+
+# Its own token.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
