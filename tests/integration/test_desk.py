@@ -91,6 +91,17 @@ def test_an_idempotency_key_stands_for_one_push(record: Record, card: Credential
     assert (first[1], second) == (True, (first[0], False))
 
 
+def test_an_idempotency_key_tells_its_push(record: Record, card: CredentialCard) -> None:
+    """With the credential it named, gone or not; to its owner alone."""
+    push_id, _ = record.desk.store(a_request(idempotency_key="mine"), card, a_destination(), DIGEST)
+
+    known = record.desk.known(OWNER, "mine")
+
+    assert known is not None
+    assert (known.push_id, known.digest, known.credential_id) == (push_id, DIGEST, card.id)
+    assert (record.desk.known("grace", "mine"), record.desk.known(OWNER, "other")) == (None, None)
+
+
 def test_an_idempotency_key_cannot_stand_for_another_request(record: Record, card: CredentialCard) -> None:
     """The message names the key and the push that has it."""
     request = a_request(idempotency_key="taken")

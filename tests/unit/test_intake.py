@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from builders import CREDENTIAL, NOON, OWNER, URI, a_request
 from cloudpush.errors import CloudPushError, Code
-from cloudpush.push.intake import Accepted, CredentialCard, Intake
+from cloudpush.push.intake import Accepted, CredentialCard, Intake, Known
 from cloudpush.push.job import Destination, Profile, Request
 from cloudpush.push.states import Overwrite, State, Strength
 from cloudpush.push.uris import parse_destination
@@ -28,18 +29,24 @@ class FakeDesk:
     def __init__(self) -> None:
         self.card: CredentialCard | None = CARD
         self.stored: list[tuple[Request, Destination, bytes]] = []
-        self.known = False
+        self.conflicts = False
         self.state = State.RUNNING
         self.cancelled: list[tuple[UUID, str | None, str]] = []
 
     def credential(self, reference: str, owner: str) -> CredentialCard | None:
         return self.card
 
+    def known(self, owner: str, idempotency_key: str) -> Known | None:
+        for request, _, digest in self.stored:
+            if (request.owner, request.idempotency_key) == (owner, idempotency_key):
+                return Known(PUSH, digest, CARD.id, "mine")
+        return None
+
     def store(
         self, request: Request, card: CredentialCard, destination: Destination, digest: bytes
     ) -> tuple[UUID, bool]:
         self.stored.append((request, destination, digest))
-        return PUSH, not self.known
+        return PUSH, not self.conflicts
 
     def cancel(self, push_id: UUID, owner: str | None, actor: str) -> State:
         self.cancelled.append((push_id, owner, actor))
@@ -104,9 +111,34 @@ def test_a_request_is_kept_while_the_broker_is_away(door: Door) -> None:
 
 def test_a_request_that_was_known_is_told_as_such(door: Door) -> None:
     """It may be announced again: that does no harm."""
-    door.desk.known = True
+    door.desk.conflicts = True
 
     assert door.submit(idempotency_key="k") == Accepted(PUSH, created=False, announced=True)
+
+
+def test_a_repetition_is_answered_whatever_became_of_source_and_credential(door: Door) -> None:
+    """A pipeline that lost the answer asks again, perhaps when its data and its key are long gone."""
+    first = door.submit(idempotency_key="k")
+    shutil.rmtree(door.source)
+    door.desk.card = None
+
+    assert (first.created, door.submit(idempotency_key="k"), len(door.desk.stored)) == (
+        True,
+        Accepted(PUSH, created=False, announced=True),
+        1,
+    )
+
+
+@pytest.mark.parametrize("change", [{"credential": "another"}, {"destination": "s3://results/other"}])
+def test_another_request_under_the_key_is_checked_like_any(door: Door, change: dict[str, str]) -> None:
+    """What the key stands for already is no way round the checks."""
+    door.submit(idempotency_key="k")
+    door.desk.card = None
+
+    with pytest.raises(CloudPushError) as caught:
+        door.submit(idempotency_key="k", **change)
+
+    assert caught.value.code is Code.UNKNOWN_CREDENTIAL
 
 
 def test_the_credentials_profile_is_used_unless_another_is_named(door: Door) -> None:

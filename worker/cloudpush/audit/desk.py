@@ -14,7 +14,7 @@ from cloudpush.audit.renewals import add_renewal, resume
 from cloudpush.audit.rows import EventRow
 from cloudpush.audit.tables import credential, file, push, renewal
 from cloudpush.errors import Code, InputError
-from cloudpush.push.intake import CredentialCard
+from cloudpush.push.intake import CredentialCard, Known
 from cloudpush.push.job import Destination, Request
 from cloudpush.push.signed.desk import SignedCard
 from cloudpush.push.signed.model import SIGNED_URLS
@@ -82,6 +82,16 @@ class Desk:
             if c.execute(INSERT, {**row, "id": push_id, "told": event_text(told)}).one_or_none() is not None:
                 return push_id, True
             return _known(c, request, row["request_sha256"]), False
+
+    def known(self, owner: str, idempotency_key: str) -> Known | None:
+        query = (
+            sa.select(push.c.id, push.c.request_sha256, credential.c.id, credential.c.name)
+            .join(credential, credential.c.id == push.c.credential_id)
+            .where(push.c.owner == owner, push.c.idempotency_key == idempotency_key)
+        )
+        with statement(self._engine) as c:
+            row = c.execute(query).one_or_none()
+        return Known(row[0], bytes(row[1]), row[2], row[3]) if row else None
 
     def signed_push(self, push_id: UUID, owner: str | None) -> SignedCard:
         query = sa.select(push, credential.c.endpoint).join(credential, credential.c.id == push.c.credential_id)

@@ -76,11 +76,24 @@ class Preview:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The push that an idempotency key stands for already, and the credential that it named."""
+
+    push_id: UUID
+    digest: bytes
+    credential_id: UUID
+    credential_name: str
+
+
 class Desk(Protocol):
     """Where requests are stored. Every call is one transaction that appends its events."""
 
     def credential(self, reference: str, owner: str) -> CredentialCard | None:
         """The credential with this id, or with this name among ``owner``'s live ones."""
+
+    def known(self, owner: str, idempotency_key: str) -> Known | None:
+        """The push of ``owner``'s that has this idempotency key."""
 
     def store(
         self, request: Request, card: CredentialCard, destination: Destination, digest: bytes
@@ -120,10 +133,13 @@ class Intake:
     def submit(self, request: Request) -> Accepted:
         """Store ``request`` and announce it.
 
-        Raises InputError, SourceError or CredentialError before anything is stored; StoreError.
+        One that was stored before, under the same idempotency key, is answered with its push, whatever became of its
+        source and credential since. Raises InputError, SourceError or CredentialError before anything is stored; StoreError.
         """
+        if request.idempotency_key and (known := self._known(request)) is not None:
+            return Accepted(known, created=False, announced=announce(self._announcer, known))
         card, destination = self._check(request)
-        push_id, created = self._desk.store(request, card, destination, _digest(request, card))
+        push_id, created = self._desk.store(request, card, destination, _digest(request, card.id))
         return Accepted(push_id, created, announced=announce(self._announcer, push_id))
 
     def preview(self, request: Request, *, show: int = 10) -> Preview:
@@ -138,6 +154,14 @@ class Intake:
         if state.final:
             self._announcer.ended(push_id, state)
         return state
+
+    def _known(self, request: Request) -> UUID | None:
+        """The push that ``request`` is a repetition of; another request under its key is the desk's to refuse."""
+        check_words(request, "credential")
+        known = self._desk.known(request.owner, request.idempotency_key)
+        if known is None or request.credential not in {str(known.credential_id), known.credential_name}:
+            return None
+        return known.push_id if known.digest == _digest(request, known.credential_id) else None
 
     def _check(self, request: Request) -> tuple[CredentialCard, Destination]:
         check_words(request, "credential")
@@ -264,12 +288,12 @@ def _is_text(value: str) -> bool:
     return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def _digest(request: Request, card: CredentialCard) -> bytes:
+def _digest(request: Request, credential_id: UUID) -> bytes:
     """Identifies what was asked for, so that one idempotency key cannot stand for two requests."""
     asked = {
         "source": request.source,
         "destination": request.destination,
-        "credential": str(card.id),
+        "credential": str(credential_id),
         "profile": request.profile,
         "min_strength": request.min_strength.word,
         "overwrite": request.overwrite.value,
