@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import itertools
 from contextlib import suppress
 
 from cloudpush.stack.ports import HOST
 from doubles.serving import CHUNK, Double
 
+#: Whose turn it is: older connections first, then in the order of asking. Bytes. Set when they may pass.
+Turn = tuple[int, int, int, asyncio.Event]
+
 
 class SlowRoad(Double):
-    """Forwards TCP connections to ``server``, a ``HOST:PORT``; all uploads together are no faster than ``speed``."""
+    """Forwards TCP connections to ``server``, a ``HOST:PORT``; all uploads together are no faster than ``speed``.
+
+    Older connections have right of way, so that uploads that begin together arrive one after the other.
+    """
 
     def __init__(self, server: str, speed: int) -> None:
         """``speed`` in bytes per second."""
@@ -19,46 +25,58 @@ class SlowRoad(Double):
         host, _, port = server.rpartition(":")
         self._server = (host, int(port))
         self._speed = speed
-        self._free_at = 0.0
-        self._connections: set[asyncio.Task[None]] = set()
+        self._numbers = itertools.count()
+        self._waiting: asyncio.PriorityQueue[Turn] = asyncio.PriorityQueue()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self) -> asyncio.Server:
+        self._tasks.add(asyncio.create_task(self._give_way()))
         return await asyncio.start_server(self._carry, HOST, 0)
 
     async def close(self) -> None:
-        for task in self._connections:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _give_way(self) -> None:
+        while True:
+            *_, size, passed = await self._waiting.get()
+            await asyncio.sleep(size / self._speed)
+            passed.set()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        self._tasks.add(task)
         ends = [writer]
         try:
             back, forth = await asyncio.open_connection(*self._server)
             ends.append(forth)
-            going = asyncio.create_task(self._pump(reader, forth, slow=True))
-            coming = asyncio.create_task(self._pump(back, writer, slow=False))
+            pumps = [asyncio.create_task(p) for p in (self._there(reader, forth), self._back(back, writer))]
             try:
-                await asyncio.wait({going, coming}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                going.cancel()
-                coming.cancel()
-                await asyncio.gather(going, coming, return_exceptions=True)
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
         except (OSError, asyncio.CancelledError):
             pass
         finally:
-            self._connections.discard(task)
+            self._tasks.discard(task)
             for end in ends:
                 with suppress(OSError):
                     end.close()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
+    async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        age = next(self._numbers)
         while data := await reader.read(CHUNK):
-            if slow:
-                now = time.monotonic()
-                self._free_at = max(now, self._free_at) + len(data) / self._speed
-                await asyncio.sleep(self._free_at - now)
+            passed = asyncio.Event()
+            self._waiting.put_nowait((age, next(self._numbers), len(data), passed))
+            await passed.wait()
+            writer.write(data)
+            await writer.drain()
+
+    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(CHUNK):
             writer.write(data)
             await writer.drain()

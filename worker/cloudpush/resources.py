@@ -1,10 +1,11 @@
-"""What a process has to live with: files that travel with the package, and the collector of its garbage.
+"""What a process has to live with: files that travel with the package, memory and the collector of its garbage.
 
 Migrations, policies and server configuration lie inside the package in a wheel, and at its root in a checkout.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from pathlib import Path
 
@@ -22,6 +23,21 @@ def resource(name: str) -> Path:
 
 #: Objects made before the young are looked through, and how many such looks until the next older are.
 GC_THRESHOLDS = (20_000, 20, 20)
+
+
+#: glibc's mallopt(3): the number of the setting.
+M_ARENA_MAX = -8
+
+
+def share_memory() -> None:
+    """Call before threads are started: they take memory from one heap, not from one each that is never given back.
+
+    Worth 10 MiB of a worker's 150 (measured: 5,000 × 10 KiB, 1 GiB). A C library that knows no such setting has no such
+    heaps either.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
 
 
 def calm_collector() -> None:

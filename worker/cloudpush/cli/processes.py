@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cloudpush.logs import get_logger, setup_logs
-from cloudpush.resources import calm_collector
+from cloudpush.resources import calm_collector, share_memory
 from cloudpush.settings import read_settings
 from cloudpush.tasks import register
 from cloudpush.watchdog import watch_over
@@ -29,6 +29,7 @@ def worker(
     concurrency: Annotated[int | None, typer.Option(min=1, max=64, help="Pushes executed at once.")] = None,
 ) -> None:
     """Execute pushes until told to stop. SIGTERM lets what runs finish; a second one does not."""
+    share_memory()
     settings = read_settings() if concurrency is None else read_settings(concurrency=concurrency)
     setup_logs(settings.log_level, settings.log_format)
     services = build_worker(settings)

@@ -34,7 +34,7 @@ log = get_logger(__name__)
 
 MIB = 1024 * 1024
 #: Bytes of small files in memory, and of large ones on their way, of all parts of a process together.
-SMALL_BYTES = 16 * MIB
+SMALL_BYTES = 8 * MIB
 STREAM_BUDGET = 40 * MIB
 #: Small files that are opened and read in one go in a thread, and their bytes together.
 GROUP_FILES = 16
