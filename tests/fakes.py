@@ -235,6 +235,10 @@ class FakeStore(Store, SheetStore):
         """Hand over another set: what waits is queued again."""
         row = self._rows[push_id]
         row.renewals.append(credential_id)
+        row.strikes = 0
+        for part in row.parts.values():
+            if part.state is State.AWAITING_CONSENT:
+                part.strikes = 0
         self._tell(push_id, Event.PUSH_RESIGNED)
         self._resume(row)
         return row.state

@@ -55,6 +55,30 @@ END
 $$
 """
 
+# A worker takes the newest set of a push as its own: no other owner's, nobody's of another server, and none twice.
+RENEWAL_FITS = """
+CREATE FUNCTION cloudpush_renewal_fits() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, {schema}, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM push p
+        JOIN credential mine ON mine.id = p.credential_id
+        JOIN credential c ON c.id = NEW.credential_id
+        WHERE p.id = NEW.push_id AND p.finished_at IS NULL AND p.credential_kind = 'signed_urls'
+          AND c.kind = 'signed_urls' AND c.owner = p.owner AND c.endpoint = mine.endpoint AND c.state = 'active'
+          AND NOT EXISTS (SELECT FROM push other WHERE other.credential_id = c.id)
+          AND NOT EXISTS (SELECT FROM renewal other WHERE other.credential_id = c.id)
+    ) THEN
+        RAISE EXCEPTION 'set % is none that push % may go on with', NEW.credential_id, NEW.push_id
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN NEW;
+END
+$$
+"""
+
 GRANTS = """
 GRANT SELECT, INSERT ON sheet TO cloudpush_app;
 GRANT UPDATE (sealed_at, gone_at, transit_key_version) ON sheet TO cloudpush_app;
@@ -74,6 +98,8 @@ def upgrade() -> None:
         "OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL AND NEW.credential_kind = 'signed_urls') "
         "EXECUTE FUNCTION cloudpush_end_of_sets()"
     )
+    op.execute(RENEWAL_FITS.replace("{schema}", schema))
+    op.execute("CREATE TRIGGER fits BEFORE INSERT ON renewal FOR EACH ROW EXECUTE FUNCTION cloudpush_renewal_fits()")
     op.execute(
         "CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON renewal "
         "FOR EACH ROW EXECUTE FUNCTION cloudpush_append_only()"
@@ -155,6 +181,7 @@ def downgrade() -> None:
     op.execute(TRANSITION.format(resumed=""))
     for table in ("piece", "renewal", "sheet"):
         op.drop_table(table)
+    op.execute("DROP FUNCTION cloudpush_renewal_fits")
     op.drop_index("ix_push_paused", "push")
     for column in ("parts_paused", "manifest_sha256", "hook_id"):
         op.drop_column("push", column)

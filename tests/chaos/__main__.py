@@ -15,7 +15,7 @@ from pathlib import Path
 from chaos.rounds import TARGETS, Outcome, With, arena
 
 #: `up` gives up on a service that ends five times within a minute, as it should.
-BETWEEN_KILLS_SECONDS = 13.0
+BETWEEN_KILLS_SECONDS = 16.0
 
 
 def main() -> None:

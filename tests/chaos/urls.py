@@ -116,14 +116,24 @@ class UrlPushes:
         problems += [f"part {number} is still recorded" for number in self._stored(one)]
         sent = self._sent(one)
         if sent:  # else it was cancelled before it began, and whoever made the upload keeps it
-            uploads = self._s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
-            problems += [f"{u['Key']} is not finished" for u in uploads if u["Key"].startswith(f"{one.prefix}/")]
+            problems += self._check_uploads(one)
         problems += [
             f"part {number} had arrived and was sent again"
             for number, before in self._arrived.get(one.push_id, {}).items()
             if sent[number] != before
         ]
         return [f"push {one.push_id} ({self._kinds[one.push_id]}): {problem}" for problem in problems]
+
+    def _check_uploads(self, one: Expected) -> list[str]:
+        """No upload is left unfinished, or it was cancelled while Vault was away and its file's record says so."""
+        uploads = self._s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        told = {
+            f"{one.prefix}/{f['path']}"
+            for f in self._services.history.files(one.push_id)
+            if f["state"] == "cancelled" and "was not aborted (VAULT_" in (f["error_message"] or "")
+        }
+        left = {u["Key"] for u in uploads if u["Key"].startswith(f"{one.prefix}/")}
+        return [f"{key} is not finished, and nothing says so" for key in left - told]
 
     def _check_purged(self, one: Expected) -> list[str]:
         set_id = self._services.history.push(one.push_id)["credential_id"]

@@ -275,6 +275,23 @@ def test_fresh_urls_set_a_planned_push_going_where_it_stopped(subject: Subject) 
     )
 
 
+@pytest.mark.parametrize(("helped", "strikes"), [(True, 0), (False, 1)])
+def test_what_failed_before_fresh_urls_came_counts_no_more(subject: Subject, *, helped: bool, strikes: int) -> None:
+    """What was waited for is there. A cancellation is no help of this kind."""
+    lease, second, third = a_lease(), a_lease(), a_lease()
+    push, part = small(subject, lease)
+    subject.store.end_part(push, part, lease, retry(0))
+    subject.store.end_part(*taken(subject, push, 1, second), second, paused())
+    if helped:
+        subject.resign(push.id)
+    else:
+        subject.cancel(push.id)
+
+    _, again = taken(subject, push, 1, third)
+
+    assert again.strikes == strikes
+
+
 def test_fresh_urls_queue_a_push_that_was_not_planned(subject: Subject) -> None:
     """It is planned with them."""
     push = waiting_unplanned(subject)

@@ -324,6 +324,17 @@ def test_a_push_has_no_open_files_before_it_is_planned(record: Record) -> None:
     assert list(record.desk.open_files_of(record.submitted_signed())) == []
 
 
+@pytest.mark.parametrize("planned", [True, False])
+def test_urls_numbered_for_another_state_of_the_plan_are_refused(record: Record, *, planned: bool) -> None:
+    """A plan that was finished while they were read numbers the files itself."""
+    push_id = record.planned_signed().id if planned else record.submitted_signed()
+
+    with pytest.raises(InputError) as caught:
+        record.desk.resign(push_id, record.set().id, "portal", 2, planned=not planned)
+
+    assert (caught.value.code, "was planned meanwhile" in caught.value.message) == (Code.BAD_INPUT, True)
+
+
 def test_who_handed_over_fresh_urls_is_recorded(record: Record) -> None:
     """With the set and for how many files; and why the push goes on."""
     lease = a_lease()

@@ -25,18 +25,18 @@ def door(database: servers.Database, tmp_path: Path) -> Iterator[Door]:
 
 
 def test_a_push_that_is_not_planned_takes_fresh_urls_for_all_its_files(door: Door) -> None:
-    """In any order; the newer set counts."""
+    """In the manifest's order, by which they will be numbered; the newer set counts."""
     accepted = door.submit()
 
-    resigned = door.intake.resign(accepted.push_id, "ada", "ada", numbered(*door.rows("b", "d/c", "a")))
+    resigned = door.intake.resign(accepted.push_id, "ada", "ada", numbered(*door.rows("a", "b", "d/c")))
 
     assert resigned == Resigned(3, 0, resigned.credential, State.QUEUED)
-    assert [(n, t.path) for n, t in door.tickets(resigned.credential)] == [(1, "b"), (2, "d/c"), (3, "a")]
+    assert [(n, t.path) for n, t in door.tickets(resigned.credential)] == [(1, "a"), (2, "b"), (3, "d/c")]
 
 
-@pytest.mark.parametrize("paths", [("a", "b"), ("a", "b", "d/c", "e"), ("a", "b", "x")])
+@pytest.mark.parametrize("paths", [("a", "b"), ("a", "b", "d/c", "e"), ("a", "b", "x"), ("b", "a", "d/c")])
 def test_a_push_that_is_not_planned_takes_no_other_files(door: Door, paths: tuple[str, ...]) -> None:
-    """Fewer, more or others: its manifest is what was accepted. What it has stays, and nothing else."""
+    """Fewer, more, others or in another order: its manifest is what was accepted. What it has stays, and nothing else."""
     accepted = door.submit()
     kept = dict(door.vault.sheets)
 

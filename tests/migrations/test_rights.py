@@ -9,8 +9,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from builders import a_destination, a_request
 from cloudpush.audit import integrity
 from cloudpush.audit.database import append_event
+from cloudpush.push.intake import CredentialCard
 from cloudpush.push.states import Event
 from records import Record
 from servers import Database
@@ -134,6 +136,43 @@ def test_renewals_are_only_appended(app: sa.Engine, owner: sa.Engine, renewed: U
         "permission denied for table renewal",
         f"table renewal is append-only: {verb} is refused",
     )
+
+
+def _misfit(record: Record, which: str) -> CredentialCard:
+    match which:
+        case "another owner's":
+            return record.set("mallory")
+        case "of another server":
+            return record.set(endpoint="https://elsewhere.example")
+        case "a key":
+            return record.credential()
+        case "another push's":
+            card = record.set()
+            record.desk.store_signed(a_request(), card, a_destination(), bytes(32))
+            return card
+        case _:
+            return record.set()
+
+
+@pytest.mark.parametrize(
+    "which", ["another owner's", "of another server", "a key", "another push's", "for a push that is over"]
+)
+def test_the_application_may_not_give_a_push_a_set_that_is_not_its_own(
+    app: sa.Engine, record: Record, finished: UUID, which: str
+) -> None:
+    """A worker would unseal and use it at once."""
+    push_id = record.submitted_signed()
+    card = _misfit(record, which)
+    target = finished if which == "for a push that is over" else push_id
+
+    word = refusal(
+        app,
+        "INSERT INTO renewal (push_id, number, credential_id, at, actor, files) VALUES (:push, 7, :set, now(), 'x', 1)",
+        push=target,
+        set=card.id,
+    )
+
+    assert word == f"set {card.id} is none that push {target} may go on with"
 
 
 @pytest.mark.parametrize(

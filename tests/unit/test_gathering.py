@@ -50,11 +50,12 @@ def gathering(making: FakeMaking) -> Gathering:
 
 
 @given(st.permutations([a_ticket(name) for name in "abcd"]))
-def test_digests_do_not_depend_on_the_order_of_rows(tickets: list[Ticket]) -> None:
-    """A signer that lists files in another order asks for the same."""
+def test_digests_depend_on_the_order_of_rows(tickets: list[Ticket]) -> None:
+    """A row's place is its file's number, by which a worker finds its URL."""
     made, witness = gathered(*tickets), gathered(*(a_ticket(name) for name in "abcd"))
+    same = [t.path for t in tickets] == list("abcd")
 
-    assert (made.manifest_sha256, made.rows_sha256) == (witness.manifest_sha256, witness.rows_sha256)
+    assert (made.manifest_sha256 == witness.manifest_sha256, made.rows_sha256 == witness.rows_sha256) == (same, same)
 
 
 def test_digests_tell_files_apart() -> None:

@@ -128,7 +128,9 @@ class Desk:
                 return
             after = rows[-1].seq
 
-    def resign(self, push_id: UUID, credential_id: UUID, actor: str, files: int) -> State:
+    def resign(
+        self, push_id: UUID, credential_id: UUID, actor: str, files: int, *, planned: bool | None = None
+    ) -> State:
         with transaction(self._engine) as c:
             row = c.execute(sa.select(push).where(push.c.id == push_id).with_for_update()).one_or_none()
             if row is None:
@@ -138,9 +140,14 @@ class Desk:
             if state.final or row.cancel_requested_at is not None:
                 word = state if state.final else "being cancelled"
                 raise InputError(Code.BAD_INPUT, f"push {push_id} is {word}: it needs no fresh URLs.", field="push")
+            if planned is not None and planned is not (row.planned_at is not None):
+                # Its files have their numbers now; those of the set are the manifest's own.
+                raise InputError(
+                    Code.BAD_INPUT, f"push {push_id} was planned meanwhile; hand over the URLs once more.", field="push"
+                )
             _check_set(c, row, credential_id)
             add_renewal(c, push_id, credential_id, actor, files)
-            resumed, events = resume(c, push_id, "resigned")
+            resumed, events = resume(c, push_id, "resigned", afresh=True)
             if events:
                 append_events(c, push_id, actor, events)
         return resumed or state

@@ -25,10 +25,14 @@ def add_renewal(c: sa.Connection, push_id: UUID, credential_id: UUID, actor: str
     )
 
 
-def resume(c: sa.Connection, push_id: UUID, why: str) -> tuple[State | None, list[EventRow]]:
-    """Queue what waits again: (the push's state now, what is to be told); (None, []) where nothing waits."""
-    parts = c.execute(RESUME_PARTS, {"id": push_id}).rowcount
-    state = c.execute(RESUME_PUSH, {"id": push_id}).scalar_one_or_none()
+def resume(c: sa.Connection, push_id: UUID, why: str, *, afresh: bool = False) -> tuple[State | None, list[EventRow]]:
+    """Queue what waits again: (the push's state now, what is to be told); (None, []) where nothing waits.
+
+    ``afresh``: what was waited for has come, so failures from before count no more.
+    """
+    params = {"id": push_id, "afresh": afresh}
+    parts = c.execute(RESUME_PARTS, params).rowcount
+    state = c.execute(RESUME_PUSH, params).scalar_one_or_none()
     if state is None:
         return None, []
     return State(state), [(Event.PUSH_RESUMED, None, {"why": why, "parts": parts})]

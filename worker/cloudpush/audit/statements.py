@@ -251,13 +251,13 @@ PAUSE_UNPLANNED = sa.text(f"""
 
 RESUME_PARTS = sa.text("""
     UPDATE part SET state = 'queued', announced_at = NULL, next_attempt_at = clock_timestamp(), error_code = NULL,
-        error_message = NULL
+        error_message = NULL, strikes = CASE WHEN :afresh THEN 0 ELSE strikes END
     WHERE push_id = :id AND state = 'awaiting_consent'
 """)
 
 # What a part ended with stays the push's error; what it waited for has come.
 RESUME_PUSH = sa.text("""
-    UPDATE push SET parts_paused = 0, state = CASE WHEN planned_at IS NULL THEN 'queued' ELSE 'running' END,
+    UPDATE push SET parts_paused = 0, strikes = CASE WHEN :afresh THEN 0 ELSE strikes END, state = CASE WHEN planned_at IS NULL THEN 'queued' ELSE 'running' END,
         announced_at = CASE WHEN planned_at IS NOT NULL THEN announced_at END,
         next_attempt_at = CASE WHEN planned_at IS NULL THEN clock_timestamp() END,
         (error_code, error_message) = (

@@ -83,7 +83,7 @@ push = sa.Table(
     sa.Column("exclude", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
     sa.Column("labels", pg.JSONB, nullable=False, server_default="{}"),
     sa.Column("hook_id", sa.Uuid, sa.ForeignKey("credential.id")),  # whom to ask for fresh signed URLs
-    sa.Column("manifest_sha256", sa.LargeBinary),  # of its paths and keys, whatever their order; None without one
+    sa.Column("manifest_sha256", sa.LargeBinary),  # of its paths and keys, in their order; None without one
     # where it stands
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("created_at", Instant, nullable=False, server_default=sa.func.now()),

@@ -120,8 +120,10 @@ class CloudPush:
         if part.strikes >= self._policy.strikes:
             # A part that takes its worker with it each time is ended by the next one, unexecuted.
             raise CloudPushError(Code.WORKER_LOST, "Its worker vanished and it ran out of attempts.")
-        self._store.record_credential_use(push, part, lease)
-        return self._store.open_files(part)
+        files = self._store.open_files(part)
+        if files:  # a part of refusals alone needs no secret, and waits for none
+            self._store.record_credential_use(push, part, lease)
+        return files
 
     def _execute(
         self, push: Push, part: Part, lease: Lease, hold: Hold, files: Callable[[], Sequence[PlannedFile]]
@@ -155,6 +157,8 @@ class CloudPush:
 
         Returns the last batch's results with the verdict: they are stored together, one transaction less.
         """
+        if not files:
+            return Verdict(State.SUCCEEDED), ()
         trip.set_out(files)
         lanes = opened.enter_context(ThreadPoolExecutor(LANES, "lane"))
         errors: list[CloudPushError] = []

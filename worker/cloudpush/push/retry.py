@@ -20,6 +20,7 @@ OUTAGES = frozenset(
     {
         Code.VAULT_SEALED,
         Code.VAULT_UNREACHABLE,
+        Code.VAULT_DENIED,
         Code.DATABASE_UNREACHABLE,
         Code.DATABASE_SCHEMA,
         Code.BROKER_UNREACHABLE,
@@ -34,7 +35,6 @@ STRIKES: dict[Code, int] = {
     Code.INTERNAL: 3,
     Code.ENDPOINT_REFUSED: 5,
     Code.ENDPOINT_UNRESOLVABLE: 5,
-    Code.VAULT_DENIED: 5,
 }
 
 

@@ -27,6 +27,8 @@ LOST_SECONDS = 2.0
 STALE_SECONDS = 600.0
 #: Credentials are looked through this often: URLs of a push that is over live no longer than that.
 HOUSE_SECONDS = 1.0
+#: A worker whose clock is behind by less ends what waited too long; by more, it would go on waiting and be woken again.
+MARGIN = timedelta(minutes=10)
 #: Announcements in one pass; the rest is next second's.
 AT_ONCE = 1_000
 
@@ -107,7 +109,7 @@ class Sweep:
             return 0
         for push_id, state in self._broom.release_expired(self._max_strikes):
             self._announcer.ended(push_id, state)
-        self._broom.release_impatient(self._patience.total_seconds())
+        self._broom.release_impatient((self._patience + MARGIN).total_seconds())
         try:
             announced = self._announce()
         finally:

@@ -47,13 +47,19 @@ class TicketBook:
     def rows(self) -> Iterator[tuple[int, Ticket]]:
         """Every ticket with its file's number, in order; one sheet in memory at a time.
 
-        Ends early where a sheet was purged. Raises VaultError, CredentialError (corrupt).
+        Raises VaultError; CredentialError: corrupt, or URL_EXPIRED where any of them was purged meanwhile, since a plan
+        that lacks a file would end as a success.
         """
         for sheet in self._sheets:
-            yield from self._open(sheet)
+            tickets = self._open(sheet)
+            if not tickets or tickets[-1][0] != sheet[0].last:
+                raise CredentialError(
+                    Code.URL_EXPIRED, f"The signed URLs of files {sheet[0].first} to {sheet[0].last} were destroyed."
+                )
+            yield from tickets
 
     def leaf(self, seqs: Sequence[int]) -> Leaf:
-        """What there is of the files ``seqs``. Raises as ``rows`` does."""
+        """What there is of the files ``seqs``; what was purged is not. Raises VaultError, CredentialError (corrupt)."""
         wanted = set(seqs)
         low, high = min(wanted), max(wanted)
         tickets = {

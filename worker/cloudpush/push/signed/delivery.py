@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from cloudpush.errors import Cancelled, CloudPushError, Code, DestinationError, LeaseLost
+from cloudpush.errors import Cancelled, CloudPushError, Code, DestinationError, LeaseLost, StoreError
 from cloudpush.logs import get_logger
 from cloudpush.push.couriers import group_of, root_of
 from cloudpush.push.delivery import changed, failed, not_enough
@@ -85,7 +85,7 @@ class UrlTrip:
         try:
             outcome = session.send(errands, self._control)
         finally:
-            self._journal.flush()
+            self._flush()
         results = [self._result(e.file, outcome[e.file.seq]) for e in errands]
         refused = {f for f, end in outcome.items() if isinstance(end, CloudPushError)}
         hopeless = {r.seq: r for r in results if r.state is FileState.FAILED and r.seq in refused}
@@ -123,6 +123,13 @@ class UrlTrip:
             if seq in hopeless
         ]
 
+    def _flush(self) -> None:
+        """Store what the journal holds. That it cannot be stored now does not undo what has arrived."""
+        try:
+            self._journal.flush()
+        except StoreError as e:
+            log.warning("pieces not stored yet", push=str(self._push.id), part=self._part.number, error=str(e))
+
     # -- opening -------------------------------------------------------------------------------
 
     def _open(self) -> tuple[TicketBook, UrlSession]:
@@ -149,16 +156,28 @@ class UrlTrip:
     def _errands(self, files: Sequence[PlannedFile], *, renew: bool = True) -> list[Errand]:
         """``files`` with all that is known of them. ``renew``: ask for what is not there any more."""
         book, _ = self._open()
+        keys = {f.seq: f.key for f in files}
         leaf = book.leaf([f.seq for f in files])
         self._journal.resume(leaf.sessions)
-        tickets = leaf.tickets | self._renewals.known
+        # By number and by key: a set that was handed over while another was being planned may number files its own way.
+        there = {seq: ticket for seq, ticket in leaf.tickets.items() if _opens(ticket, keys[seq])}
+        tickets = there | self._renewals.known
         bare = [f for f in files if f.seq not in tickets]
         if bare and (tree := self._tree(book)) is not None:
             tickets |= dict.fromkeys((f.seq for f in bare), tree)
         elif bare and renew:
-            tickets |= self._renewals.replacements(_needs(bare, leaf.sessions), self._control)
+            tickets |= self._renewals.replacements(self._needs(bare, leaf.sessions), self._control)
         sessions = self._journal.sessions
         return [Errand(f, tickets.get(f.seq), self._pieces.get(f.seq, ()), sessions.get(f.seq, "")) for f in files]
+
+    def _needs(self, files: Sequence[PlannedFile], sessions: Mapping[int, str]) -> list[Need]:
+        """What has no ticket; an upload that is under way goes on without one, or with the URLs of its other parts."""
+        in_parts = self._push.destination.scheme != "az"  # Azure's blocks take the SAS that began them, or another
+        return [
+            Need(f.seq, f.path, f.key, Kind.MULTIPART if in_parts and f.seq in self._pieces else Kind.PUT)
+            for f in files
+            if f.seq not in sessions
+        ]
 
     def _tree(self, book: TicketBook) -> Ticket | None:
         """The SAS that opens the whole directory, where the push has one: it lies with the first file."""
@@ -166,9 +185,9 @@ class UrlTrip:
             if self._renewals.tree is None and not self._looked:
                 self._looked = True
                 first = TicketBook.of(self._push, self._kit.safe, self._kit.sheets, 1, 1)
-                head = next(first.rows(), None) if first.set_id == book.set_id else None
-                if head is not None and head[1].kind is Kind.TREE:
-                    self._renewals.tree = head[1]
+                head = first.leaf([1]).tickets.get(1) if first.set_id == book.set_id else None
+                if head is not None and head.kind is Kind.TREE:
+                    self._renewals.tree = head
             return self._renewals.tree
 
     # -- judging -------------------------------------------------------------------------------
@@ -260,9 +279,9 @@ class _Despite:
             self._control.check()
 
 
-def _needs(files: Sequence[PlannedFile], sessions: Mapping[int, str]) -> list[Need]:
-    """What has no ticket; an upload that is under way goes on without one."""
-    return [Need(f.seq, f.path, f.key, Kind.PUT) for f in files if f.seq not in sessions]
+def _opens(ticket: Ticket, key: str) -> bool:
+    """Whether ``ticket`` leads to the object ``key``."""
+    return ticket.kind is Kind.TREE or ticket.key == key
 
 
 def _may_leave_something(errand: Errand) -> bool:

@@ -99,7 +99,7 @@ def check_complete(card: SignedCard, gathered: Gathered, *, by_path: bool) -> No
     if not by_path and gathered.manifest_sha256 != card.manifest_sha256:
         raise InputError(
             Code.BAD_MANIFEST,
-            "The push is not planned yet: hand over fresh URLs for all of its files, with the same paths and keys, "
-            "and no others.",
+            "The push is not planned yet: hand over fresh URLs for all of its files, with the same paths and keys in the "
+            "same order, and no others.",
             field="manifest",
         )

@@ -58,10 +58,13 @@ class SignedDesk(Protocol):
     def open_files_of(self, push_id: UUID) -> Iterator[tuple[int, str, str]]:
         """(seq, path, key) of the files that have no verdict yet, in order; streamed in constant memory."""
 
-    def resign(self, push_id: UUID, credential_id: UUID, actor: str, files: int) -> State:
+    def resign(
+        self, push_id: UUID, credential_id: UUID, actor: str, files: int, *, planned: bool | None = None
+    ) -> State:
         """From now on the push's set is ``credential_id``, sealed and active, with URLs for ``files`` files.
 
         What waited is queued again; what runs takes the new set at its next attempt. Returns the push's state now.
-        Raises InputError UNKNOWN_PUSH, BAD_INPUT (the push is over or being cancelled; the set is not active, another
+        ``planned``: whether the set is numbered as a plan says; None where that does not matter.
+        Raises InputError UNKNOWN_PUSH, BAD_INPUT (the push is over, being cancelled, or was planned meanwhile; the set is not active, another
         owner's, of another origin or another push's).
         """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from cloudpush.errors import Code, InputError
 from cloudpush.push.custody import Credential
@@ -21,13 +22,15 @@ from cloudpush.push.signed.places import common_directory, directory_of
 from cloudpush.push.signed.sets import SetInMaking
 from cloudpush.push.signed.sheets import SHEET_BYTES, SHEET_TICKETS, encode, weight
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 #: Mistakes that are told at once.
 ERRORS_TOLD = 20
 #: A sheet that fills slowly is sealed after so long: a signer at the other end of a pipe may take its time.
 SHEET_PATIENCE = timedelta(seconds=60)
 #: The URI of a resumable upload lives for a week.
 SESSION_LIFE = timedelta(days=7)
-_DIGEST_MODULUS = 2**256
 
 #: A ticket with its place in the manifest, or why there is none. Line 0: it was handed over alone.
 Entry = tuple[int, Ticket | InputError]
@@ -43,8 +46,8 @@ class Gathered:
     earliest: datetime | None = None
     latest: datetime | None = None
     endless: bool = False  # a URL that does not say when it expires
-    _pairs: int = 0
-    _rows: int = 0
+    _pairs: _Hash = field(default_factory=hashlib.sha256)
+    _rows: _Hash = field(default_factory=hashlib.sha256)
 
     def add(self, ticket: Ticket, path: str, now: datetime) -> None:
         """Count ``ticket``, whose file is ``path``."""
@@ -56,22 +59,22 @@ class Gathered:
         self.count += 1
         self._add_times(ticket, now)
         # The length in front keeps a path and a key that end and begin elsewhere apart.
-        pair = f"{len(path)} {path}{ticket.key}"
-        self._pairs += _number(pair)
+        pair = f"{len(path)} {len(ticket.key)} {path}{ticket.key}"
+        self._pairs.update(pair.encode("utf-8", "surrogatepass"))
         told = "".join(f" {name}={value}" for name, value in sorted(ticket.checksums.items()))
-        self._rows += _number(f"{ticket.kind.value} {ticket.verify_method}{told} {pair}")
+        self._rows.update(f"{ticket.kind.value} {ticket.verify_method}{told} {pair}".encode("utf-8", "surrogatepass"))
 
     @property
     def manifest_sha256(self) -> bytes | None:
-        """Of paths and keys, whatever their order; None for a TREE, whose files nobody knows yet."""
+        """Of paths and keys in their order, which numbers them; None for a TREE, whose files nobody knows yet."""
         if self.first is not None and self.first.kind is Kind.TREE:
             return None
-        return (self._pairs % _DIGEST_MODULUS).to_bytes(32, "big")
+        return self._pairs.digest()
 
     @property
     def rows_sha256(self) -> str:
         """Of everything that makes another request of it, which a signature's time does not."""
-        return f"{self.count}:{self._rows % _DIGEST_MODULUS:064x}"
+        return self._rows.hexdigest()
 
     @property
     def expires_at(self) -> datetime | None:
@@ -244,8 +247,3 @@ def _to_their_end(entries: Iterable[Entry]) -> Iterator[Entry]:
     else:
         return
     yield 0, unreadable
-
-
-def _number(text: str) -> int:
-    """A number of 256 bits for a row. Sums of these do not depend on the order of rows."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), "big")

@@ -276,7 +276,7 @@ class SignedIntake:
                 gathering.abandon()
                 raise
         try:
-            state = self._desk.resign(push_id, made.id, actor, gathered.count)
+            state = self._desk.resign(push_id, made.id, actor, gathered.count, planned=card.planned)
         except InputError:
             gathering.abandon()
             raise
