@@ -188,6 +188,9 @@ class Memory(Journal):
     def arrived(self, piece: Piece) -> None:
         self.pieces[piece.number] = piece
 
+    def flush(self) -> None:
+        pass
+
     def began(self, seq: int, session: str) -> None:
         self.sessions.append(session)
 

@@ -45,7 +45,7 @@ def a_url(
 ) -> SignedUrl:
     """A signed URL; ``query`` is what it has besides its signature."""
     text = f"https://{HOST}{path}?{query + '&' if query else ''}sig={SIGNATURE}"
-    values: dict[str, object] = {"bucket": "bkt", "key": path.removeprefix("/bkt/")} | more
+    values: dict[str, object] = {"bucket": "bkt", "key": path.removeprefix("/bkt/"), "vouched": True} | more
     return SignedUrl(text, provider, flavour, "v4", Origin("https", HOST, 443), **values)  # type: ignore[arg-type]  # a test's own names
 
 
@@ -111,7 +111,7 @@ class Script:
         well = 200 <= answer.status < 300 and not is_error_body(answer)
         if well or answer.status in request.accepts:
             return answer
-        raise refusal(self.provider, answer, request.url, late=False)
+        raise refusal(self.provider, answer, request.url, late=False, sent=request.sent)
 
 
 class Diary:
@@ -120,6 +120,7 @@ class Diary:
     def __init__(self) -> None:
         self.pieces: list[Piece] = []
         self.events: list[str] = []
+        self.trouble: Exception | None = None  # of storing
 
     def arrived(self, piece: Piece) -> None:
         self.pieces.append(piece)
@@ -131,6 +132,11 @@ class Diary:
     def lost(self, seq: int) -> None:
         self.pieces.clear()
         self.events.append("lost")
+
+    def flush(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+        self.events.append("flushed")
 
 
 class Supply:

@@ -159,6 +159,9 @@ class Arena:
 
         def over() -> bool:
             waiting[:] = [one for one in waiting if not self._over(one)]
+            for one in waiting:
+                with suppress(CloudPushError):
+                    self.urls.attend_to(one)
             return not waiting
 
         _until(over, VERDICT_SECONDS)

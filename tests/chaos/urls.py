@@ -20,11 +20,11 @@ from chaos.judge import Judge
 from chaos.road import SlowRoad
 from chaos.stand import BUCKET, KIB, MIB, OWNER, USER, Digests, Expected, write
 from cloudpush.credentials.kinds import parse
-from cloudpush.errors import CloudPushError
+from cloudpush.errors import CloudPushError, Code
 from cloudpush.push.custody import Caller, CredentialState
 from cloudpush.push.job import Request
 from cloudpush.push.signed.model import RESIGN_HOOK
-from cloudpush.push.states import State
+from cloudpush.push.states import Event, State
 from cloudpush.wiring import Services
 from doubles.faults import FaultProxy
 from signers import Row
@@ -77,6 +77,7 @@ class UrlPushes:
         self._kinds: dict[UUID, Kind] = {}
         #: How often each part was sent that had arrived when something was killed, by push and part.
         self._arrived: dict[UUID, dict[int, int]] = {}
+        self._handed_over = 0
 
     # -- what happens ------------------------------------------------------------------------
 
@@ -85,6 +86,7 @@ class UrlPushes:
         self._kinds.clear()
         self._arrived.clear()
         self._portal.asked.clear()
+        self._handed_over = 0
         self._proxy.spoil()  # nothing; but a clean record
         return [self._submit(kind) for kind in self._chance.sample(list(Kind), AT_ONCE)]
 
@@ -100,19 +102,39 @@ class UrlPushes:
                 sent = self._sent(one)
                 self._arrived[one.push_id] = {number: sent[number] for number in stored}
 
+    def attend_to(self, one: Expected) -> None:
+        """What a user does where a callback cannot: URLs that ran out before the push was planned took its list along.
+
+        Raises CloudPushError; then the push waits on.
+        """
+        row = self._services.history.push(one.push_id)
+        paused = State(row["state"]) is State.AWAITING_CONSENT and row["error_code"] == Code.URL_EXPIRED
+        if paused and row["planned_at"] is None and self._kinds.get(one.push_id) is Kind.BRIEF:
+            rows = self._portal.rows(list(one.files), one.prefix)
+            self._services.signed.resign(one.push_id, OWNER, OWNER, enumerate(rows, 1))
+            self._handed_over += 1
+
     @property
     def told(self) -> str:
         """What was pushed in this round, what had arrived when something was killed, how often URLs had run out."""
         arrived = sum(map(len, self._arrived.values()))
         renewed = sum(map(len, self._portal.asked))
-        return f"{', '.join(self._kinds.values())}; {arrived} parts had arrived, {renewed} URLs renewed"
+        return (
+            f"{', '.join(self._kinds.values())}; {arrived} parts had arrived, {renewed} URLs renewed by callback, "
+            f"{self._handed_over} manifests by hand"
+        )
 
     # -- what has to be ------------------------------------------------------------------------
 
     def check(self, one: Expected) -> list[str]:
         """What is wrong with ``one``, a push of this round that has its verdict, in sentences."""
         problems = self._judge.push(one, ("verified",))
-        problems += self._check_purged(one)
+        if not problems:  # one that ended otherwise, or not at all, need not have tidied up
+            problems = self._check_left(one)
+        return [f"push {one.push_id} ({self._kinds[one.push_id]}): {problem}" for problem in problems]
+
+    def _check_left(self, one: Expected) -> list[str]:
+        problems = self._check_purged(one)
         problems += [f"part {number} is still recorded" for number in self._stored(one)]
         sent = self._sent(one)
         if sent:  # else it was cancelled before it began, and whoever made the upload keeps it
@@ -122,7 +144,7 @@ class UrlPushes:
             for number, before in self._arrived.get(one.push_id, {}).items()
             if sent[number] != before
         ]
-        return [f"push {one.push_id} ({self._kinds[one.push_id]}): {problem}" for problem in problems]
+        return problems
 
     def _check_uploads(self, one: Expected) -> list[str]:
         """No upload is left unfinished, or it was cancelled while Vault was away and its file's record says so."""
@@ -136,11 +158,13 @@ class UrlPushes:
         return [f"{key} is not finished, and nothing says so" for key in left - told]
 
     def _check_purged(self, one: Expected) -> list[str]:
-        set_id = self._services.history.push(one.push_id)["credential_id"]
+        history, show = self._services.history, self._services.custody.show
+        later = [e["data"]["credential"] for e in history.events(one.push_id) if e["kind"] == Event.PUSH_RESIGNED]
+        sets = [history.push(one.push_id)["credential_id"], *map(UUID, later)]
         deadline = time.monotonic() + PURGE_SECONDS
-        while (state := self._services.custody.show(Caller(OWNER), set_id).state) is not CredentialState.PURGED:
+        while (states := {show(Caller(OWNER), s).state for s in sets}) != {CredentialState.PURGED}:
             if time.monotonic() > deadline:
-                return [f"its URLs are {state} {PURGE_SECONDS:.0f} s after its end"]
+                return [f"its URLs are {', '.join(states)} {PURGE_SECONDS:.0f} s after its end"]
             time.sleep(0.1)
         return []
 

@@ -744,6 +744,16 @@ def test_a_piece_that_is_known_is_replaced(subject: Subject) -> None:
     assert [(p.seq, p.etag) for p in subject.sets.pieces(part)] == [(1, "again"), (2, "new")]
 
 
+def test_a_piece_with_an_etag_that_is_no_text_does_not_cost_the_others(subject: Subject) -> None:
+    """A server may answer with anything."""
+    lease = a_lease()
+    _, part = small(subject, lease)
+
+    subject.sets.record_pieces(part, lease, [a_piece(1, etag="a\0b"), a_piece(2, etag="\udcff"), a_piece(2, 2)])
+
+    assert [(p.seq, p.number) for p in subject.sets.pieces(part)] == [(1, 1), (2, 1), (2, 2)]
+
+
 def test_pieces_outlive_a_pause(subject: Subject) -> None:
     """The push goes on at the same piece."""
     lease = a_lease()

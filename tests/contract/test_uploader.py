@@ -45,6 +45,9 @@ class NoPieces(Journal):
     def arrived(self, piece: Piece) -> None:
         raise AssertionError
 
+    def flush(self) -> None:
+        raise AssertionError
+
     def began(self, seq: int, session: str) -> None:
         raise AssertionError
 
@@ -113,7 +116,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
         key = f"runs/7/{path}"
         text = cloud.client.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=600)
         origin = parse_endpoint(cloud.endpoint)
-        url = SignedUrl(text, Provider.S3, "other", "v4", origin, bucket, key, expires_at=expires)
+        url = SignedUrl(text, Provider.S3, "other", "v4", origin, bucket, key, expires_at=expires, vouched=True)
         return Ticket(path, Kind.PUT, url, expires_at=expires)
 
     return World(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import threading
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,8 +24,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from builders import a_push
 from cloudpush.errors import Cancelled, CloudPushError, Code, DestinationError
 from cloudpush.net import Pool
+from cloudpush.push.guard import Origin
 from cloudpush.push.signed.model import Kind, Need
-from cloudpush.transfer.hook import HttpHook
+from cloudpush.transfer.hook import BASE_BYTES, FILE_BYTES, PART_BYTES, HttpHook
+from cloudpush.transfer.hook import _most as most_of
+from cloudpush.transfer.hook import _rows as rows_of
 from fakes_inspector import GoOn
 
 SECRET = "canary-secret-0123456789"
@@ -162,7 +168,8 @@ def test_passing_failure_is_tried_again_under_the_same_id(
         (says(b"<html>canary"), Code.PROVIDER_REFUSED, 1, "in JSON"),
         (says([ROW]), Code.PROVIDER_REFUSED, 1, "in JSON"),
         (says({"files": {"canary": 1}}), Code.PROVIDER_REFUSED, 1, "in JSON"),
-        (says(b"[" * 100_000), Code.PROVIDER_REFUSED, 1, "in JSON"),
+        (says(b"[" * 1_000), Code.PROVIDER_REFUSED, 1, "in JSON"),
+        (says(b"[" * 100_000), Code.PROVIDER_REFUSED, 1, "with 100,000 values, and 1,104 are the most"),
         (says(b'{"files": [], "files": [{"path": "canary"}]}'), Code.PROVIDER_REFUSED, 1, "in JSON"),
         (says({"files": [ROW] * 3}), Code.PROVIDER_REFUSED, 1, "answers for 3 files; it was asked for 2"),
         (says({"files": [ROW, ROW]}), Code.PROVIDER_REFUSED, 1, "in row 2 for a file"),
@@ -171,7 +178,7 @@ def test_passing_failure_is_tried_again_under_the_same_id(
         (says({"files": [{"path": ["canary"]}]}), Code.PROVIDER_REFUSED, 1, "in row 1 for a file"),
         (says({"files": ["canary"]}), Code.PROVIDER_REFUSED, 1, "in row 1 for a file"),
     ],
-    ids=str,
+    ids=[f"answer {n}" for n in range(17)],  # an address would differ between processes
 )
 def test_answer_that_is_of_no_use_is_refused_without_being_quoted(
     pool: Pool,
@@ -213,10 +220,88 @@ def test_answer_without_end_is_cut(pool: Pool, pipeline: Pipeline) -> None:
 
     pipeline.answers = [endless]
 
-    error = refusal(hook_of(pool, pipeline, limit=1_000_000), pipeline.fields)
+    error = refusal(hook_of(pool, pipeline), pipeline.fields)
 
     assert (error.code, len(pipeline.questions)) == (Code.PROVIDER_REFUSED, 1)
-    assert "more than 1,000,000 bytes" in error.message
+    assert "more than 229,376 bytes" in error.message  # for two files and two parts
+
+
+@pytest.mark.parametrize(
+    ("needs", "most"),
+    [
+        (NEEDS[:1], 128 * 1024),
+        (NEEDS, (64 + 2 * 64 + 2 * 16) * 1024),
+        ([Need(1, "big", "big", Kind.MULTIPART)], 16 * 1024 * 1024),  # all of its parts, however many they are
+        ([replace(NEEDS[0], seq=n, path=str(n)) for n in range(500)], 16 * 1024 * 1024),
+    ],
+)
+def test_answer_may_be_as_long_as_the_question_makes_it(needs: list[Need], most: int) -> None:
+    """A callback that is asked for one file has nothing to say in megabytes."""
+    assert most_of(needs, BASE_BYTES, FILE_BYTES, PART_BYTES) == most
+
+
+@pytest.mark.parametrize("values", [b"[],", b"{},", b"[[],[]],", b'{"a":1},'])
+def test_answer_of_many_small_values_is_not_even_read(values: bytes) -> None:
+    """What takes three bytes there takes a hundred here."""
+    needs = [Need(1, "big", "big", Kind.MULTIPART)]
+    body = b'{"files":[' + values * (4_000_000 // len(values)) + b"[]]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(DestinationError, match="values"):
+            rows_of(body, needs, Origin("https", "h.example.org", 443))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 100_000
+
+
+def test_full_answer_for_ten_thousand_parts_is_read() -> None:
+    """As long as signed URLs are, with what some signers leave as it is."""
+    url = "https://b.s3.example.org/a,b/k?se=2026-11-22T00:00:00Z&spr=https,http&partNumber=1&sig=" + "x" * 1000
+    row = {"path": "big", "part_urls": [url] * 10_000, "complete_url": url, "headers": {"content-type": "a/b"}}
+    body = json.dumps({"files": [row]}).encode()
+
+    rows = rows_of(body, [Need(1, "big", "big", Kind.MULTIPART)], Origin("https", "h.example.org", 443))
+
+    assert rows == [row]
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 garbage\r\n\r\n", b""], ids=["no HTTP", "nothing"])
+def test_nothing_that_led_to_a_failure_holds_the_address(pool: Pool, answer: bytes) -> None:
+    """Not the error alone: whoever prints it may print what it came from, and aiohttp's has the whole URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+
+        def answers() -> None:
+            for _ in range(3):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=answers, daemon=True)
+        thread.start()
+        hook = HttpHook(pool, [address], pause=0)
+        error: BaseException | None = None
+        try:
+            hook.ask({"url": f"http://{address}{PATH}", "secret": SECRET}, a_push(), NEEDS, GoOn())
+        except DestinationError as e:
+            error = e
+        thread.join()
+
+    assert error is not None
+    while error is not None:
+        said = f"{error!r} {error} {vars(error)} {getattr(getattr(error, 'request_info', None), 'real_url', '')}"
+        assert "canary" not in said
+        error = error.__cause__ or error.__context__
+
+
+def test_address_that_is_no_url_is_not_what_its_refusal_came_from(pool: Pool, pipeline: Pipeline) -> None:
+    """The library's own error quotes it."""
+    error = refusal(hook_of(pool, pipeline), pipeline.fields | {"url": "https://[canary/"})
+
+    assert (error.__cause__, error.__context__) == (None, None)
 
 
 def test_answer_that_trickles_is_given_up(pool: Pool, pipeline: Pipeline) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from cloudpush.push.signed.model import Arrival, Kind, Need, Piece, Provider, Si
 from cloudpush.push.signed.ports import Errand, UrlSession
 from cloudpush.push.states import Overwrite, Strength
 from cloudpush.transfer.signed import pace, wire
+from cloudpush.transfer.signed import uploader as uploads
 from cloudpush.transfer.signed.renewer import Renewer
 from cloudpush.transfer.signed.request import Request
 from cloudpush.transfer.signed.source import Meter, OpenSource
@@ -44,6 +46,9 @@ class Notes:
     """``Journal``: nothing of these tests is in pieces."""
 
     def arrived(self, piece: Piece) -> None:
+        raise AssertionError
+
+    def flush(self) -> None:
         raise AssertionError
 
     def began(self, seq: int, session: str) -> None:
@@ -76,7 +81,7 @@ class World:
 
     def url(self, path: str, provider: Provider = Provider.S3, query: str = QUERY, **more: Any) -> SignedUrl:
         text = f"{self.server.url}/bkt/{path}?{query}"
-        values: dict[str, Any] = {"flavour": "other", "version": "v4", "bucket": "bkt", "key": path}
+        values: dict[str, Any] = {"flavour": "other", "version": "v4", "bucket": "bkt", "key": path, "vouched": True}
         return SignedUrl(text, provider, origin=parse_endpoint(self.server.url), **(values | more))
 
     def errand(self, data: bytes, url: SignedUrl | None = None, kind: Kind = Kind.PUT, **more: Any) -> Errand:
@@ -403,6 +408,54 @@ def test_a_streak_of_failures_ends_the_batch_but_what_arrived_is_told(world: Wor
     assert STREAK * wire.TRIES <= len(world.server.asked) < 500
 
 
+@pytest.mark.parametrize("told", ["x-goog-stored-content-length", "Content-Range"])
+def test_a_number_beyond_all_numbers_is_none(world: World, told: str) -> None:
+    """Python refuses to read 5,000 digits, which must not cost the other files."""
+    value = "9" * 5_000 if told != "Content-Range" else f"bytes 0-0/{'9' * 5_000}"
+    world.server.answer = lambda asked: Reply(headers={told: value} if asked.method == "HEAD" else md5_etag(b"mine"))
+    errands = [world.errand(b"mine") for _ in range(3)]
+    errands += [world.errand(b"mine", verify=world.url("f4"), verify_method="HEAD")]
+    assert [type(o) for o in world.send(*errands).values()] == [Arrival] * 4
+
+
+@pytest.mark.parametrize("where", ["_protocol", "OpenSource.open"])
+def test_a_defect_is_one_files_failure_and_what_is_told_of_it_holds_no_url(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The others' arrivals are told all the same: what they stored must not be sent again."""
+    world.server.answer = lambda _: Reply(headers=md5_etag(b"mine"))
+    errands = [world.errand(b"mine") for _ in range(3)]
+    ticket = errands[1].ticket
+    assert ticket is not None
+    words = f"cannot read {ticket.url.text} nor {SIGNATURE}"
+    told: list[str] = []
+    monkeypatch.setattr(uploads.log, "error", lambda event, **fields: told.append(repr((event, fields))))
+    if where == "_protocol":
+        protocol = uploads._protocol
+
+        def choose(chosen: Ticket, size: int) -> Any:
+            if chosen is ticket:
+                raise ValueError(words)
+            return protocol(chosen, size)
+
+        monkeypatch.setattr(uploads, "_protocol", choose)
+    else:
+        opens = OpenSource.open
+
+        def open_(self: OpenSource, path: Path, roots: Sequence[str]) -> None:
+            if self.planned.seq == 2:
+                raise ValueError(words)
+            opens(self, path, roots)
+
+        monkeypatch.setattr(OpenSource, "open", open_)
+    outcomes = world.send(*errands)
+    failure = outcomes[2]
+    assert isinstance(failure, CloudPushError)
+    assert (failure.code, [type(outcomes[n]) for n in (1, 3)]) == (Code.INTERNAL, [Arrival, Arrival])
+    shown = "".join([*told, *traceback.format_exception(failure), failure.detail])
+    assert ("ValueError: cannot read" in shown, SIGNATURE in shown, len(told)) == (True, False, 1)
+
+
 def test_one_bad_file_is_its_own_failure(world: World) -> None:
     world.server.answer = lambda asked: (
         error(403, "SignatureDoesNotMatch") if asked.path.endswith("/f2") else Reply(headers=md5_etag(b"mine"))
@@ -535,7 +588,7 @@ def test_urls_that_expire_together_are_renewed_together(world: World) -> None:
 
 def test_needs_that_arise_soon_after_each_other_are_one_question(world: World) -> None:
     async def story() -> None:
-        async with aclosing(Renewer(world.signer, GoOn(), world.uploader.shared.clerks)) as renewer:
+        async with aclosing(Renewer(world.signer, GoOn(), world.uploader.shared.renewals)) as renewer:
             waiting = []
             for seq in range(3):
                 waiting.append(asyncio.create_task(renewer.ticket(Need(seq, "f", "f", Kind.PUT))))
@@ -561,13 +614,44 @@ def test_a_url_that_the_server_calls_expired_is_renewed_once(world: World) -> No
     assert (failure.code, world.server.lines) == (Code.URL_EXPIRED, ["PUT /bkt/f1", "PUT /bkt/fresh"])
 
 
-def test_the_servers_clock_decides_what_has_expired(world: World) -> None:
-    ahead = (datetime.now(UTC) + timedelta(hours=1)).strftime("%a, %d %b %Y %H:%M:%S GMT")
-    world.server.answer = lambda _: Reply(headers={**md5_etag(b"mine"), "Date": ahead})
-    in_half_an_hour = datetime.now(UTC) + timedelta(minutes=30)
+def dated(ahead: timedelta) -> Reply:
+    """A success of somebody whose clock is off."""
+    date = format_datetime(datetime.now(UTC) + ahead, usegmt=True)
+    return Reply(headers={**md5_etag(b"mine"), "Date": date})
+
+
+@pytest.mark.parametrize("ahead", [1, 23, 24 * 365, -23])
+def test_a_date_that_is_wrong_keeps_nobody_from_sending(world: World, ahead: int) -> None:
+    """Else nothing would be sent any more, and nothing better be learned: all pushes to a server share its clock."""
+    world.server.answer = lambda _: dated(timedelta(hours=ahead))
+    now = datetime.now(UTC)
     world.send_one(world.errand(b"mine"))
-    failure = world.failure(world.errand(b"mine", world.url("k", expires_at=in_half_an_hour)))
-    assert (failure.code, "+36" in failure.message or "+35" in failure.message) == (Code.URL_EXPIRED, True)
+    sas: dict[str, Any] = {"permissions": "cw", "version": "sas", "starts_at": now - timedelta(hours=1)}
+    for more in ({}, sas):
+        world.send_one(world.errand(b"mine", world.url("k", expires_at=now + timedelta(minutes=30), **more)))
+
+
+def test_a_refusal_is_no_expiry_because_a_date_was_wrong(world: World) -> None:
+    """It would wait for fresh URLs that would be refused as well."""
+    world.server.answer = lambda _: dated(timedelta(hours=23))
+    world.send_one(world.errand(b"mine"))
+    world.server.answer = lambda _: error(403, "AccessDenied")
+    soon = datetime.now(UTC) + timedelta(minutes=30)
+    assert world.failure(world.errand(b"mine", world.url("k", expires_at=soon))).code is Code.ACCESS_DENIED
+
+
+def test_a_url_that_has_expired_by_our_clock_alone_is_tried(world: World) -> None:
+    world.server.answer = lambda _: dated(timedelta(hours=-1))
+    world.send_one(world.errand(b"mine"))
+    world.send_one(world.errand(b"mine", world.url("k", expires_at=datetime.now(UTC) - timedelta(minutes=30))))
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 GMT", f"Sun, 01 Mar 2026 12:00:00 +{'9' * 30}"])
+def test_a_date_beyond_all_time_is_ignored(world: World, date: str) -> None:
+    world.server.answer = lambda _: Reply(headers={**md5_etag(b"mine"), "Date": date})
+    soon = datetime.now(UTC) + timedelta(minutes=30)
+    for _ in range(2):
+        world.send_one(world.errand(b"mine", world.url("k", expires_at=soon)))
 
 
 def test_a_url_of_tomorrow_is_refused_and_one_of_now_is_waited_for(world: World) -> None:
@@ -577,6 +661,137 @@ def test_a_url_of_tomorrow_is_refused_and_one_of_now_is_waited_for(world: World)
     soon = world.url("k", starts_at=datetime.now(UTC) + timedelta(seconds=0.2), **sas)
     assert world.failure(world.errand(b"mine", tomorrow)).code is Code.URL_NOT_YET_VALID
     assert world.send_one(world.errand(b"mine", soon)).strength is Strength.CHECKSUM
+
+
+# -- what is shared with other owners ------------------------------------------------------
+
+
+@dataclass
+class Slow:
+    """``Renewals``: a callback that does not answer before ``gate`` opens."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def fresh(self, needs: Sequence[Need], control: Control) -> Mapping[int, Ticket]:
+        self.asked.release()
+        assert self.gate.wait(30)
+        return {}
+
+
+def beside(world: World, slow: Slow, uploads_: Sequence[Sequence[Errand]], work: Callable[[], object]) -> bool:
+    """Whether ``work`` ends while each of the other uploads waits for its callback."""
+    patient = replace(world, signer=slow)  # type: ignore[arg-type]  # both are Renewals
+    threads = [threading.Thread(target=patient.send, args=each) for each in uploads_]
+    mine = threading.Thread(target=work)
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert slow.asked.acquire(timeout=10)
+    mine.start()
+    mine.join(10)
+    over = not mine.is_alive()
+    slow.gate.set()
+    for thread in [*threads, mine]:
+        thread.join()
+    return over
+
+
+@pytest.mark.parametrize(
+    ("size", "says"), [(2 * MIB, "we"), (2 * MIB, "they"), (700_000, "we"), (700_000, "they"), (700_000, "nobody")]
+)
+def test_a_callback_keeps_no_memory_from_others(world: World, size: int, says: str) -> None:
+    """Nobody but its own files waits for it, whoever noticed that their URLs have expired, or are gone."""
+    data = os.urandom(size)
+    past = datetime.now(UTC) - timedelta(seconds=5) if says == "we" else None
+
+    def answer(asked: Asked) -> Reply:
+        late = asked.path.startswith("/bkt/old")
+        return error(403, "AccessDenied", "Request has expired") if late else Reply(headers=md5_etag(data))
+
+    world.server.answer = answer
+    old = [world.errand(data, world.url(f"old{n}", expires_at=past)) for n in range(16)]
+    if says == "nobody":
+        old = [replace(errand, ticket=None) for errand in old]
+    other = world.errand(data)
+    assert beside(world, Slow(), [old], lambda: world.send_one(other))
+
+
+def test_a_callback_keeps_no_journal_waiting(world: World) -> None:
+    """Pieces are to be kept within a second."""
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    old = [[world.errand(b"x", world.url("old", expires_at=past))] for _ in range(8)]
+    assert beside(world, Slow(), old, lambda: world.uploader.shared.clerks.submit(int).result())
+
+
+def test_a_small_file_whose_url_expired_is_read_again_and_sent_once(world: World) -> None:
+    """A renewal that succeeds costs one further request, and a second refusal is final."""
+    world.server.answer = lambda asked: (
+        Reply(headers=md5_etag(b"mine"))
+        if asked.path.startswith("/bkt/fresh")
+        else error(403, "AccessDenied", "Request has expired")
+    )
+    world.signer.sign = lambda need: Ticket(need.path, need.kind, world.url("fresh" if need.seq < 3 else "old"))
+    outcomes = world.send(*[world.errand(b"mine") for _ in range(3)])
+    assert [o.strength if isinstance(o, Arrival) else o.code for _, o in sorted(outcomes.items())] == [
+        Strength.CHECKSUM,
+        Strength.CHECKSUM,
+        Code.URL_EXPIRED,
+    ]
+    assert sorted(a.path for a in world.server.asked) == sorted(
+        ["/bkt/f1", "/bkt/f2", "/bkt/f3", "/bkt/fresh", "/bkt/fresh", "/bkt/old"]
+    )
+
+
+# -- what is there already -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "status"), [(4, 412), (4, 409), (2 * MIB, 412)])
+@pytest.mark.parametrize("companion", [True, False])
+def test_our_own_object_whose_answer_was_lost_is_not_called_anothers(
+    world: World, size: int, status: int, companion: bool
+) -> None:
+    """The wire tries again, and the guard that was signed refuses what we stored ourselves."""
+    data = os.urandom(size)
+    stored: list[bytes] = []
+
+    def answer(asked: Asked) -> Reply:
+        if asked.method == "HEAD":
+            found = {**md5_etag(stored[0]), "Content-Range": f"bytes 0-0/{size}"} if stored else {}
+            return Reply(200 if stored else 404, found)
+        if stored:
+            return error(status, "PreconditionFailed" if status == 412 else "ConditionalRequestConflict")
+        stored.append(data)
+        return Reply(drop=True)
+
+    world.server.answer = answer
+    guard = frozenset({"host", "if-none-match"})
+    more: dict[str, Any] = {"verify": world.url("f1"), "verify_method": "HEAD"} if companion else {}
+    errand = world.errand(data, world.url("f1", signed_headers=guard), headers={"if-none-match": "*"}, **more)
+    with ExitStack() as stack:
+        (outcome,) = world.session(stack, Overwrite.NEVER).send([errand], GoOn()).values()
+    if companion:
+        assert isinstance(outcome, Arrival), outcome
+        assert (outcome.strength, outcome.skipped, outcome.sent >= size) == (Strength.CHECKSUM, True, True)
+    else:
+        assert isinstance(outcome, CloudPushError)
+        assert ("may be our own" in outcome.message) == (status == 412)
+        assert outcome.code is (Code.OBJECT_EXISTS if status == 412 else Code.CONFLICT)
+
+
+def test_an_object_of_somebody_else_is_not_called_our_own(world: World) -> None:
+    world.server.answer = lambda asked: (
+        Reply(200, {**md5_etag(b"his!"), "Content-Range": "bytes 0-0/4"})
+        if asked.method == "HEAD" and len(world.server.asked) > 2
+        else error(412, "PreconditionFailed")
+        if asked.method == "PUT"
+        else Reply(404)
+    )
+    errand = world.errand(b"mine", verify=world.url("f1"), verify_method="HEAD")
+    with ExitStack() as stack:
+        (outcome,) = world.session(stack, Overwrite.NEVER).send([errand], GoOn()).values()
+    assert isinstance(outcome, CloudPushError)
+    assert (outcome.code, "our own" in outcome.message) == (Code.OBJECT_EXISTS, False)
 
 
 # -- stopping ------------------------------------------------------------------------------
@@ -610,3 +825,39 @@ def test_who_is_cancelled_before_sends_nothing(world: World) -> None:
     with pytest.raises(Cancelled):
         world.send(world.errand(b"mine"), control=StopWhen(lambda: True))
     assert world.server.connections == 0
+
+
+@pytest.mark.parametrize("what", ["send", "abort"])
+def test_who_is_stopped_does_not_wait_for_a_resolver(world: World, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """It may take minutes."""
+    gate, asked, waited = threading.Event(), threading.Event(), list[bool]()
+
+    def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        asked.set()
+        waited.append(gate.wait(10))
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    endpoint = "https://files.example"
+    with ExitStack() as stack:
+        session = world.session(stack, endpoint=endpoint)
+        work = session.send if what == "send" else session.abort
+        with pytest.raises(Cancelled):
+            work([world.errand(b"mine")], StopWhen(asked.is_set))
+    assert waited == []
+    gate.set()
+
+
+def test_who_is_stopped_does_not_wait_for_the_second_reading_of_others(world: World) -> None:
+    """Large files that go on where they stopped are read from their beginning, as many at a time as there are threads."""
+    gate = threading.Event()
+    busy = [world.uploader.shared.readers.whole.submit(gate.wait, 10) for _ in range(40)]
+    query = f"{QUERY}&uploadId=U"
+    parts = tuple(world.url("big", query=f"{query}&partNumber={n}").text for n in (1, 2, 3))
+    url = world.url("big", query=query, upload="U")
+    errand = world.errand(os.urandom(12 * MIB), url, Kind.MULTIPART, parts=parts)
+    world.server.answer = lambda _: Reply(0, early=4)
+    with pytest.raises(Cancelled):
+        world.send(errand, control=StopWhen(lambda: world.server.connections > 0))
+    assert not any(each.done() for each in busy)
+    gate.set()

@@ -121,6 +121,8 @@ QUOTES = 'its quotes are wrong: a cell with a comma, quote or line break is "quo
         ("csv", "path,url\na,b\n\ncanary\n", "line 4 it has 1 cells, and the first line names 2 columns."),
         ("csv", "path,canary,canary\na,b,c\n", "line 1 the name of column 2 is there twice."),
         ("csv", "path,,url\n", "line 1 column 2 has no name."),
+        ("csv", "canary," * 100 + "canary\n", "line 1 it names 101 columns, and 100 are the most."),
+        ("csv", "," * 1_000_000, "line 1 it names 1000001 columns, and 100 are the most."),
         ("csv", "path;canary\na;b\n", "line 1 its columns are separated by semicolons; use commas."),
         ("csv", 'path,url\na,b\n"canary\nd,e\n', f"line 3 {QUOTES}"),
         ("csv", 'path,url\n"canary"x,b\n', f"line 2 {QUOTES}"),

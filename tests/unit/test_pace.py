@@ -203,3 +203,88 @@ def test_one_date_that_is_off_does_not_set_the_clock() -> None:
     for date in ["Sun, 01 Mar 2026 12:10:00 GMT"] * 20 + ["Sun, 01 Mar 2026 14:10:00 GMT"]:
         clock.learn(date)
     assert clock.skew == pytest.approx(600.5 + 0.2 * 7200)
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Mon, 01 Jan 0001 00:00:00 GMT",
+        "Mon, 02 Mar 2026 12:00:01 GMT",
+        "Sat, 28 Feb 2026 11:59:58 GMT",
+        f"Sun, 01 Mar 2026 12:10:00 +{'9' * 30}",
+        f"Sun, 01 Mar {'9' * 5_000} 12:10:00 GMT",
+        f"{'9' * 5_000}, 01 Mar 2026 {'9' * 5_000}:00:00 GMT",
+    ],
+)
+def test_a_date_that_cannot_be_meant_teaches_nothing(date: str) -> None:
+    """More than a day is no clock that is off."""
+    clock = ServerClock(lambda: NOON)
+    clock.learn(date)
+    assert (clock.skew, clock.now()) == (0.0, NOON)
+
+
+def test_what_was_learned_of_a_clock_grows_old() -> None:
+    """By a clock that nobody sets: theirs is mended, ours as well."""
+    ticks = [5.0]
+    clock = ServerClock(lambda: NOON, lambda: ticks[0])
+    clock.learn("Sun, 01 Mar 2026 12:10:00 GMT")
+    ticks[0] += 899
+    assert clock.skew == 600.5
+    ticks[0] += 1
+    assert (clock.skew, clock.now()) == (0.0, NOON)
+    clock.learn("Sun, 01 Mar 2026 12:20:00 GMT")
+    assert clock.skew == 1200.5
+
+
+@pytest.mark.parametrize(
+    ("date", "earliest", "earliest_but_300", "latest"),
+    [("Sun, 01 Mar 2026 12:10:00 GMT", 0.0, 300.0, 600.5), ("Sun, 01 Mar 2026 11:50:00 GMT", -599.5, -599.5, 0.0)],
+)
+def test_two_clocks_disagree_in_favour_of_sending(
+    date: str, earliest: float, earliest_but_300: float, latest: float
+) -> None:
+    clock = ServerClock(lambda: NOON)
+    clock.learn(date)
+    times = (clock.earliest(), clock.earliest(300), clock.latest())
+    assert times == tuple(NOON + timedelta(seconds=s) for s in (earliest, earliest_but_300, latest))
+
+
+def test_memory_is_others_while_its_holder_waits_and_is_taken_again_afterwards() -> None:
+    async def story() -> None:
+        budget, brought = Budget(10), asyncio.get_running_loop().create_future()
+
+        async def holder() -> str:
+            async with budget.hold(10) as held:
+                return str(await held.without(brought))
+
+        waiting = asyncio.create_task(holder())
+        await settle()
+        async with budget.hold(10):
+            brought.set_result("fresh")
+            await settle()
+            assert not waiting.done()
+        assert (await waiting, budget._left) == ("fresh", 10)
+
+    run(story)
+
+
+@pytest.mark.parametrize("how", ["fails", "is stopped"])
+def test_memory_is_given_back_once_by_who_waited_in_vain(how: str) -> None:
+    async def story() -> None:
+        budget, brought = Budget(10), asyncio.get_running_loop().create_future()
+
+        async def holder() -> None:
+            async with budget.hold(4) as held:
+                await held.without(brought)
+
+        waiting = asyncio.create_task(holder())
+        await settle()
+        if how == "fails":
+            brought.set_exception(ValueError)
+        else:
+            waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert (waiting.cancelled(), budget._left) == (how == "is stopped", 10)
+
+    run(story)

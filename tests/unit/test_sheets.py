@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import tracemalloc
 import zlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudpush.errors import CloudPushError, Code
+from cloudpush.errors import CloudPushError, Code, CredentialError, DestinationError
 from cloudpush.push.guard import Origin
 from cloudpush.push.signed import sheets
 from cloudpush.push.signed.model import MIB, Kind, Provider, SignedUrl, Ticket
@@ -47,6 +48,7 @@ urls = st.builds(
     upload=words,
     session=st.booleans(),
     temporary=st.booleans(),
+    vouched=st.booleans(),
 )
 mappings = st.dictionaries(words, words, max_size=3)
 tickets = st.builds(
@@ -160,7 +162,7 @@ def test_decompression_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_session_comes_out_as_it_went_in() -> None:
     """A session's block is one, and nothing else passes for it."""
-    uri = "https://storage.googleapis.com/upload?upload_id=ä-canary"
+    uri = "https://storage.googleapis.com/upload?upload_id=%C3%A4-canary"
     refused = []
     for block in (b"", b"canary", b'{"v":1}', b'{"v":1,"session":1}', b'{"v":2,"session":"canary"}', b"\xff"):
         with pytest.raises(CloudPushError) as caught:
@@ -177,3 +179,38 @@ def test_a_tickets_weight_is_near_its_share_of_the_plaintext(ticket: Ticket) -> 
     plain = zlib.decompress(b"".join(encode([(1, ticket)])))
 
     assert len(plain) <= 10 * weight(ticket) + 2_000
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://storage.googleapis.com/b/o?upload_id=\udcffcanary",
+        "https://storage\u3002googleapis.com/b/o?upload_id=canary",
+        "https://storage.googleapis.com/b/o?upload_id=c\u0101nary",
+        "https://storage.googleapis.com/b o?upload_id=canary",
+        "https://storage.googleapis.com/b?upload_id=canary\r\nX: y",
+        "/b/o?upload_id=canary",
+        "https://storage.googleapis.com/?upload_id=canary" + "x" * 16384,
+        "",
+    ],
+)
+def test_a_session_that_is_no_url_is_neither_kept_nor_taken_back(uri: str) -> None:
+    """Whatever a server calls its address; it is not repeated."""
+    with pytest.raises(DestinationError) as refused:
+        encode_session(uri)
+    kept = json.dumps({"v": 1, "session": uri}).encode()
+
+    assert (refused.value.code, "nary" in str(refused.value)) == (Code.ENDPOINT_FORBIDDEN, False)
+    with pytest.raises(CredentialError):
+        decode_session(kept)
+
+
+def test_a_sheet_from_before_hosts_were_vouched_for_vouches_for_none() -> None:
+    """What is not said is not believed."""
+    (packed,) = encode([(1, Ticket("a", Kind.PUT, replace(a_url(), vouched=True)))])
+    row = json.loads(zlib.decompress(packed))
+    del row["rows"][0]["u"]["w"]
+
+    ((_, ticket),) = decode([zlib.compress(json.dumps(row).encode())])
+
+    assert ticket.url == a_url()

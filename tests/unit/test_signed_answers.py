@@ -139,6 +139,58 @@ def test_nothing_that_opens_something_is_kept_of_the_providers_words(message: st
     assert "AKIDEXAMPLE" not in shown.detail + shown.message
 
 
+SENT = {
+    "x-amz-server-side-encryption-customer-key": "S0S0S0S0c0ffeekey64==",
+    "policy": "c0ffeepolicy+c0ffee/x==",
+    "acl": "private",
+}
+
+
+@pytest.mark.parametrize("secret", [*list(SENT.values())[:2], "S0S0S0S0c0ffeekey64%3D%3D"])
+def test_headers_and_fields_of_the_request_are_not_kept_either(secret: str) -> None:
+    """A form has its signature in its fields; a customer's key is a header."""
+    answer = Answer(403, CIMultiDict(), xml("AccessDenied", f"no {secret} for private"))
+
+    shown = refusal(S3, answer, URL, late=False, sent=SENT)
+
+    assert shown.detail == "HTTP 403 AccessDenied: no [redacted] for private"
+
+
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ("content-md5, x-amz-acl", "content-md5, x-amz-acl"),
+        ("c0ffeec0ffeec0ffee", "(not shown)"),
+        ("content-md5,c0ffeec0ffeec0ffee,S0S0S0S0c0ffeekey64==,S0S0S0S0c0ffeekey64", "content-md5"),
+        ("c0ffeec0ffee", "(not shown)"),
+        ("a b c0ffee d", "(not shown)"),
+        ("", ""),
+    ],
+)
+def test_headers_that_are_not_signed_are_named_and_nothing_else_is(told: str, named: str) -> None:
+    """Names only: not what a server puts in their place, whole or in pieces."""
+    body = xml("AccessDenied", "m", f"<HeadersNotSigned>{told}</HeadersNotSigned>")
+
+    message = refusal(S3, Answer(403, CIMultiDict(), body), URL, late=False, sent=SENT).message
+
+    assert message.partition("not signed: ")[2].removesuffix(".") == named
+
+
+@pytest.mark.parametrize("code", ["c0ffeec0ffeec0ffee", "c0ffeec0ffee", "two words", "x" * 65])
+def test_a_code_that_is_none_is_not_kept_as_one(code: str) -> None:
+    """Nor a region that is a piece of the request."""
+    answer = Answer(301, CIMultiDict({"x-amz-bucket-region": "c0ffeec0ffee"}), xml(code))
+
+    shown = refusal(S3, answer, URL, late=False)
+
+    assert (shown.word, "c0ffee" in shown.message) == ("", False)
+
+
+def test_an_answer_shows_no_headers() -> None:
+    """Where a resumable upload began, one of them is the session itself."""
+    assert "canary" not in repr(Answer(201, CIMultiDict({"Location": "https://h/b?upload_id=canary"}), b"canary"))
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -184,6 +236,7 @@ def test_an_error_in_a_success_is_found(body: bytes, is_error: bool) -> None:
         ("Sun, 01 Mar 2026 12:00:30 GMT", 30.0),
         ("Sun, 01 Mar 2026 11:00:30 GMT", 0.0),
         ("soon", 0.0),
+        (f"Sun, 01 Mar 2026 12:00:30 +{'9' * 30}", 0.0),
     ],
 )
 def test_retry_after_is_read(told: str, seconds: float) -> None:

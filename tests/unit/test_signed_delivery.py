@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from builders import OWNER, a_lease, a_piece, cancelled
-from cloudpush.errors import CloudPushError, Code, CredentialError, LeaseLost, StoreError, VaultError
+from cloudpush.errors import Cancelled, CloudPushError, Code, CredentialError, LeaseLost, StoreError, VaultError
 from cloudpush.push.job import Lease, Page, Part, Push
 from cloudpush.push.signed.book import TicketBook
 from cloudpush.push.signed.delivery import UrlTrip
@@ -258,6 +258,21 @@ def test_a_trip_that_was_not_begun_gives_nothing_up(stage: Stage) -> None:
         trip = stage.trip(opened)
 
         assert (trip.give_up(lambda: stage.files, cancelled()), stage.world.uploader.groups) == ([], [])
+
+
+def test_an_upload_under_way_is_aborted_even_while_vault_is_away(stage: Stage) -> None:
+    """Its URLs are in memory; nothing of it had arrived yet."""
+    multi = stage.world.hand_over(a_ticket("a", Kind.MULTIPART), a_ticket("b"))
+    stage.world.store._rows[stage.push.id].renewals.append(multi.credential_id)
+    files = [planned(stage.world.source, 1, "a")]
+    with ExitStack() as opened:
+        trip = stage.trip(opened, push=replace(stage.push, credential_id=multi.credential_id))
+        stage.world.uploader.failing = Cancelled()
+        with pytest.raises(Cancelled):
+            trip.batch(files)
+        stage.world.vault.go_away()
+
+        assert (trip.give_up(lambda: files, cancelled()), stage.world.uploader.aborted) == ([], ["a"])
 
 
 def test_what_arrived_before_a_failure_is_stored(stage: Stage) -> None:

@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from awscrt import checksums
 
-from cloudpush.errors import CloudPushError, Code
+from cloudpush.errors import Cancelled, CloudPushError, Code, LeaseLost, StoreError, VaultError
 from cloudpush.net import Answer
-from cloudpush.push.signed.model import Arrival, Kind, Provider, SignedUrl, Ticket
-from cloudpush.push.signed.proof import Proof
+from cloudpush.push.signed.model import Arrival, Kind, Need, Piece, Provider, SignedUrl, Ticket
+from cloudpush.push.signed.proof import Proof, composite_etag
 from cloudpush.push.states import Overwrite, Strength
 from cloudpush.transfer.signed import look
 from cloudpush.transfer.signed.job import Job
@@ -196,6 +197,7 @@ def test_a_look_sends_nothing_that_is_not_signed(
         (ABSENT, (False, None)),
         (HIDDEN, (None, None)),
         (reply(Content_Length="many"), (True, None)),
+        (reply(Content_Length="9" * 5_000), (True, None)),
         (reply(206, Content_Range="bytes 0-0/*", Content_Length="1"), (True, None)),
     ],
 )
@@ -205,3 +207,75 @@ def test_what_a_look_sees(tmp_path: Path, answer: Answer, sight: tuple[bool | No
         seen = made.do(look.look)
 
     assert (seen.exists, seen.size) == sight
+
+
+@pytest.mark.parametrize("error_", [VaultError, StoreError])
+def test_a_companion_that_cannot_be_renewed_for_the_moment_costs_no_arrival(
+    tmp_path: Path, error_: type[CloudPushError]
+) -> None:
+    """What is stored must not be sent again because Vault, or the database, is away."""
+    away = error_(Code.VAULT_UNREACHABLE, "away")
+
+    async def work(job: Job) -> Proof:
+        return await look.after(job, LITTLE._replace(note=""), await job.source.digests())
+
+    with bench(tmp_path, DATA, HEAD, lambda _: EQUAL) as made:
+        made.script.trouble = {"HEAD X-Amz-SignedHeaders=host": [expired()]}
+
+        async def ticket(_: Need) -> Ticket | None:
+            raise away
+
+        made.supply.ticket = ticket  # type: ignore[assignment, method-assign]  # a script
+        proof = made.do(work)
+
+    assert proof == LITTLE._replace(note="the companion URL could not look at the object")
+
+
+@pytest.mark.parametrize("stop", [Cancelled, lambda: LeaseLost("part 1")])
+def test_who_is_stopped_while_a_companion_is_renewed_is_stopped(
+    tmp_path: Path, stop: Callable[[], CloudPushError]
+) -> None:
+    with bench(tmp_path, DATA, HEAD, lambda _: EQUAL) as made:
+        made.script.trouble = {"HEAD X-Amz-SignedHeaders=host": [expired()]}
+
+        async def ticket(_: Need) -> Ticket | None:
+            raise stop()
+
+        made.supply.ticket = ticket  # type: ignore[assignment, method-assign]  # a script
+        with pytest.raises((Cancelled, LeaseLost)):
+            made.do(look.before)
+
+
+def pieces_of(data: bytes, *sizes: int) -> list[Piece]:
+    found, offset = [], 0
+    for number, size in enumerate(sizes, 1):
+        md5 = hashlib.md5(data[offset : offset + size]).digest()
+        found.append(Piece(1, number, offset, size, md5.hex(), md5, 0, "U", Strength.CHECKSUM))
+        offset += size
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stored", "there"),
+    [
+        (pieces_of(DATA, 4, 6), pieces_of(DATA, 4, 6), True),
+        (pieces_of(DATA, 4), pieces_of(DATA, 4), False),  # no more of it arrived
+        (pieces_of(DATA, 4, 6), pieces_of(DATA, 5, 5), False),
+        (pieces_of(b"9876543210", 4, 6), pieces_of(b"9876543210", 4, 6), False),  # the file has changed since
+        (pieces_of(DATA, 4, 6)[::-1], pieces_of(DATA, 4, 6)[::-1], False),
+    ],
+)
+def test_an_upload_that_was_completed_by_a_worker_which_was_killed_is_there(
+    tmp_path: Path, pieces: list[Piece], stored: list[Piece], there: bool
+) -> None:
+    """Its ETag is that of the pieces that it left, and they are the file's bytes."""
+    etag = composite_etag([piece.md5 for piece in stored])
+    answer = reply(Content_Length="10", ETag=f'"{etag}"')
+    with bench(tmp_path, DATA, HEAD, lambda _: answer, pieces=pieces, overwrite=NEVER) as made:
+        if there:
+            assert made.do(look.before) == replace(SKIPPED, expected=etag, etag=etag)
+            return
+        with pytest.raises(CloudPushError) as failed:
+            made.do(look.before)
+
+    assert (failed.value.code, "may be our own" in failed.value.message) == (Code.OBJECT_EXISTS, True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from awscrt import checksums
 
-from cloudpush.errors import CloudPushError, Code
+from cloudpush.errors import CloudPushError, Code, StoreError
+from cloudpush.net import Answer
 from cloudpush.push.signed.model import Arrival, Kind, Need, Piece, Provider, Ticket
 from cloudpush.push.signed.proof import composite_etag
 from cloudpush.push.states import Strength
@@ -172,7 +174,7 @@ def test_only_missing_parts_need_fresh_urls_and_the_same_upload_goes_on(tmp_path
     need = made.supply.needs[0]
     assert (replace(need, parts=()), set(need.parts) >= {2, 3}) == (Need(1, "file.bin", "key", Kind.MULTIPART), True)
     assert arrival == replace(ARRIVED, sent=arrival.sent)
-    assert sorted(made.diary.events) == ["arrived 1", "arrived 2", "arrived 3"]
+    assert sorted(made.diary.events) == ["arrived 1", "arrived 2", "arrived 3", "flushed"]
 
 
 def test_urls_that_nobody_renews_leave_what_arrived(tmp_path: Path) -> None:
@@ -256,7 +258,7 @@ def test_a_200_that_does_not_say_complete_is_no_success(tmp_path: Path, answer: 
         made.script.trouble = {"POST": [answer]}  # type: ignore[list-item]  # parametrized
         assert failure(made).code is Code.PROVIDER_UNAVAILABLE
 
-    assert made.diary.events == ["arrived 1"]
+    assert made.diary.events == ["arrived 1", "flushed"]
 
 
 def test_another_object_than_was_sent_is_corruption(tmp_path: Path) -> None:
@@ -431,15 +433,47 @@ def test_aborting_says_what_stays_behind(
     assert (says in left, bool(left), SIGNATURE in left) == (True, bool(says), False)
 
 
-def test_a_source_that_changes_is_never_completed(tmp_path: Path) -> None:
+def test_a_source_that_changes_is_never_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is noticed while a part is read, and the parts that arrived prove nothing."""
+    monkeypatch.setattr("cloudpush.transfer.signed.pieces.LANES", 1)  # the others are read after the first has arrived
     cloud = S3Uploads("U")
 
     def answer(asked: Asked) -> object:
         made.path.write_bytes(DATA[:-1] + b"!")
+        os.utime(made.path, ns=(1, 1))  # the system's own time of a file has a grain of milliseconds
         return cloud(asked)
 
     with bench(tmp_path, DATA, multipart_ticket("U", 3), answer) as made:  # type: ignore[arg-type]  # answers as the cloud does
         assert failure(made).code is Code.SOURCE_CHANGED
 
     assert "POST" not in made.script.lines
+
+
+def test_all_parts_are_stored_before_the_upload_is_completed(tmp_path: Path) -> None:
+    """Once it is complete none can be sent again: an attempt that knew of fewer could not go on."""
+    cloud = S3Uploads("U")
+    with bench(tmp_path, DATA, multipart_ticket("U", 3), cloud) as made:
+        answer = made.script.answer
+        noted: list[list[str]] = []
+
+        def noting(asked: Asked) -> Answer:
+            if asked.method == "POST":
+                noted.append(list(made.diary.events))
+            return answer(asked)
+
+        made.script.answer = noting
+        made.do(multipart.upload)
+
+    assert [(sorted(events[:-1]), events[-1]) for events in noted] == [
+        (["arrived 1", "arrived 2", "arrived 3"], "flushed")
+    ]
+
+
+def test_an_upload_whose_parts_cannot_be_stored_is_not_completed_yet(tmp_path: Path) -> None:
+    """Postgres is away: the parts wait at the provider for the next attempt."""
+    cloud = S3Uploads("U")
+    with bench(tmp_path, DATA, multipart_ticket("U", 3), cloud) as made:
+        made.diary.trouble = StoreError(Code.DATABASE_UNREACHABLE, "Postgres does not answer.")
+        error = failure(made)
+
+    assert (error.code, sorted(made.script.lines)) == (Code.DATABASE_UNREACHABLE, PARTS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from multidict import CIMultiDict
 
 from cloudpush.errors import Code, DestinationError
 from cloudpush.push.guard import Origin
-from cloudpush.push.signed.model import Provider, SignedUrl
+from cloudpush.push.signed.model import Kind, Provider, SignedUrl, Ticket
 from cloudpush.push.signed.proof import (
     Digests,
     Proof,
@@ -18,12 +19,15 @@ from cloudpush.push.signed.proof import (
     base64_be,
     best,
     blocks_proof,
+    clean_name,
     composite_etag,
     multipart_proof,
     needs_md5,
     object_proof,
     piece_proof,
     put_proof,
+    secrets_of,
+    sent_with,
 )
 from cloudpush.push.states import Strength
 
@@ -57,9 +61,14 @@ KMS = {"x-amz-server-side-encryption": "aws:kms"}
 
 
 def url(
-    provider: Provider = Provider.S3, flavour: str = "aws", host: str = "b.s3.eu-west-1.amazonaws.com"
+    provider: Provider = Provider.S3,
+    flavour: str = "aws",
+    host: str = "b.s3.eu-west-1.amazonaws.com",
+    *,
+    vouched: bool = True,
 ) -> SignedUrl:
-    return SignedUrl(f"https://{host}/k?sig=x", provider, flavour, "v4", Origin("https", host, 443), "b", "k")
+    text = f"https://{host}/k?sig=x"
+    return SignedUrl(text, provider, flavour, "v4", Origin("https", host, 443), "b", "k", vouched=vouched)
 
 
 S3, STORE = url(), url(flavour="other", host="s3.example.org")
@@ -276,17 +285,17 @@ def test_a_list_of_blocks_proves_no_more_than_its_blocks() -> None:
     """The Content-MD5 in its answer is that of the list."""
     answer = {"Content-MD5": b64(MD5.digest()), "ETag": '"0x8DC"', "x-ms-version-id": "v"}
 
-    assert [blocks_proof(weakest, answer)[:1] for weakest in (CHECKSUM, INGEST, RESPONSE)] == [
+    assert [blocks_proof(AZURE, weakest, answer)[:1] for weakest in (CHECKSUM, INGEST, RESPONSE)] == [
         (INGEST,),
         (INGEST,),
         (RESPONSE,),
     ]
-    assert blocks_proof(INGEST, answer)[2:4] == ("0x8DC", "v")
+    assert blocks_proof(AZURE, INGEST, answer)[2:4] == ("0x8DC", "v")
 
 
 def test_a_list_of_blocks_that_nobody_vouches_for_proves_nothing() -> None:
     """Azure's answer names the blob; a bare 201 may come from anything on the way."""
-    assert blocks_proof(INGEST, {"Content-MD5": b64(MD5.digest())}).strength is RESPONSE
+    assert blocks_proof(AZURE, INGEST, {"Content-MD5": b64(MD5.digest())}).strength is RESPONSE
 
 
 @pytest.mark.parametrize(
@@ -333,3 +342,215 @@ def test_digests_that_were_not_taken_are_not_compared() -> None:
     bare: dict[str, Any] = {"ETag": OTHER_ETAG, "x-amz-checksum-crc64nvme": CRC64, "x-amz-checksum-sha256": SHA256}
 
     assert put_proof(S3, Digests(10), bare).strength is RESPONSE
+
+
+# -- hosts that nobody vouches for -----------------------------------------------------------------
+
+STRANGER = url(flavour="other", host="evil.example.org", vouched=False)
+NO_GCS = url(Provider.GCS, "gcs", "evil.example.org", vouched=False)
+NO_AZURE = url(Provider.AZURE, "azure", "evil.example.org", vouched=False)
+NO_AWS = url(flavour="aws", host="x.execute-api.eu-west-1.amazonaws.com", vouched=False)
+MD5_64 = b64(MD5.digest())
+AZURE_CRC = azure_crc64(OURS.crc64 or 0)
+
+
+@pytest.mark.parametrize(
+    ("where", "answer", "sent", "strength"),
+    [
+        # a digest that was not in the request: only who has the bytes knows it
+        (STRANGER, {"ETag": ETAG}, {}, CHECKSUM),
+        (STRANGER, {"x-amz-checksum-crc64nvme": CRC64}, {"content-md5": MD5_64}, CHECKSUM),
+        (STRANGER, {"ETag": ETAG}, {"x-amz-checksum-sha256": SHA256}, CHECKSUM),
+        (NO_GCS, {"x-goog-hash": f"crc32c={CRC32C}"}, {}, CHECKSUM),
+        (NO_GCS, {"x-goog-hash": f"crc32c={CRC32C}"}, {"content-md5": MD5_64}, CHECKSUM),
+        (NO_AZURE, {"x-ms-content-crc64": AZURE_CRC}, {"content-md5": MD5_64}, CHECKSUM),
+        # one that was, under whatever name it went and comes back
+        (STRANGER, {"ETag": ETAG}, {"content-md5": MD5_64}, INGEST),
+        (STRANGER, {"ETag": ETAG}, {"x-amz-meta-anything": MD5.hexdigest().upper()}, INGEST),
+        (STRANGER, {"x-amz-checksum-md5": MD5_64}, {"content-md5": MD5_64}, INGEST),
+        (STRANGER, {"x-amz-checksum-sha256": SHA256}, {"x-amz-meta-sha": OURS.sha256.hex()}, INGEST),  # type: ignore[union-attr]  # taken
+        (NO_AWS, {"x-amz-checksum-sha256": SHA256}, {"x-amz-checksum-sha256": SHA256}, INGEST),
+        (NO_GCS, {"x-goog-hash": f"crc32c={CRC32C},md5={MD5_64}"}, {"x-goog-hash": f"crc32c={CRC32C},md5={MD5_64}"}, INGEST),
+        (NO_GCS, {"x-goog-hash": f"md5={MD5_64}"}, {"content-md5": MD5_64}, INGEST),
+        (NO_GCS, {"ETag": ETAG}, {"content-md5": MD5_64}, INGEST),
+        (NO_AZURE, {"Content-MD5": MD5_64}, {"content-md5": MD5_64}, INGEST),
+        (NO_AZURE, {"x-ms-content-crc64": AZURE_CRC}, {"x-ms-meta-crc": CRC64}, INGEST),
+        # a form's fields, and a URL, are read before the content, too
+        (STRANGER, {"ETag": ETAG}, {"policy": f'["eq","$Content-MD5","{MD5_64}"]'}, INGEST),
+        (STRANGER, {"ETag": ETAG}, {":url": f"https://evil.example.org/{MD5.hexdigest()}?sig=x"}, INGEST),
+        (replace(STRANGER, text=f"https://evil.example.org/k?Content-MD5={MD5_64.replace('=', '%3D')}"), {"ETag": ETAG}, {}, INGEST),
+        # what comes without a digest is not taken in
+        (STRANGER, {"ETag": '"x"'}, {"content-md5": MD5_64}, RESPONSE),
+        (NO_AWS, {"ETag": OTHER_ETAG, **KMS}, {"content-md5": MD5_64}, RESPONSE),
+        (NO_GCS, {"ETag": '"x"'}, {"x-goog-hash": f"crc32c={CRC32C}"}, RESPONSE),
+        (NO_AZURE, {"ETag": '"x"'}, {"content-md5": MD5_64}, RESPONSE),
+        (STRANGER, {}, {}, RESPONSE),
+        # who does not know what was sent takes it that everything was
+        (STRANGER, {"ETag": ETAG}, None, INGEST),
+        (NO_GCS, {"x-goog-hash": f"crc32c={CRC32C}"}, None, INGEST),
+        (S3, {"ETag": ETAG}, None, CHECKSUM),
+    ],
+)  # fmt: skip
+def test_a_stranger_proves_nothing_by_what_the_head_of_the_request_says(
+    where: SignedUrl, answer: dict[str, str], sent: dict[str, str] | None, strength: Strength
+) -> None:
+    """It need not have read a byte of the content to repeat that; nor does a signature's form make it the provider."""
+    proof = put_proof(where, OURS, answer, sent)
+
+    assert proof.strength is strength
+    assert bool(proof.note) == (strength < CHECKSUM)
+
+
+@pytest.mark.parametrize(
+    ("where", "answer", "sent", "strength"),
+    [
+        (STRANGER, {"ETag": ETAG}, {}, CHECKSUM),
+        # parts whose digests were named would make the digest of the whole
+        (STRANGER, {"ETag": ETAG}, {"content-md5": MD5_64}, INGEST),
+        (STRANGER, {"ETag": ETAG}, {"x-amz-checksum-crc32c": CRC32C}, INGEST),
+        (STRANGER, {"ETag": '"x"'}, {"content-md5": MD5_64}, RESPONSE),
+        (NO_AZURE, {"Content-MD5": MD5_64}, {"content-md5": MD5_64}, INGEST),
+        (NO_AZURE, {"ETag": '"x"'}, {"content-md5": MD5_64}, RESPONSE),
+        (NO_AZURE, {}, {"content-md5": MD5_64}, RESPONSE),
+    ],
+)
+def test_a_stranger_proves_no_piece_by_what_it_was_told(
+    where: SignedUrl, answer: dict[str, str], sent: dict[str, str], strength: Strength
+) -> None:
+    """Azure itself refuses a list of blocks that it does not have; a stranger refuses nothing."""
+    assert piece_proof(where, OURS, answer, sent).strength is strength
+
+
+@pytest.mark.parametrize(
+    ("weakest", "answer", "sent", "strength"),
+    [
+        (CHECKSUM, {"etag": WHOLE}, {}, CHECKSUM),
+        (INGEST, {"etag": WHOLE}, {}, INGEST),  # made of the MD5s that went with the parts
+        (RESPONSE, {"etag": WHOLE}, {}, INGEST),
+        (CHECKSUM, {"etag": "x", "x-amz-checksum-crc64nvme": CRC64}, {}, CHECKSUM),
+        (CHECKSUM, {"etag": "x", "x-amz-checksum-crc64nvme": CRC64}, {"x-amz-checksum-crc64nvme": CRC64}, INGEST),
+        (CHECKSUM, {"etag": WHOLE, "x-amz-checksum-crc64nvme": CRC64}, {"x-amz-checksum-crc64nvme": CRC64}, CHECKSUM),
+        (INGEST, {"etag": "x", "x-amz-checksum-crc32c": CRC32C}, {}, INGEST),
+        (INGEST, {"etag": "x"}, {}, INGEST),
+        (RESPONSE, {"etag": "x"}, {}, RESPONSE),
+    ],
+)
+def test_a_stranger_proves_no_whole_by_what_it_was_told_of_the_parts(
+    weakest: Strength, answer: dict[str, str], sent: dict[str, str], strength: Strength
+) -> None:
+    """An ETag of ETags, and a CRC of CRCs, can be computed without the bytes."""
+    assert multipart_proof(STRANGER, OURS, HALVES, weakest, answer, sent=sent).strength is strength
+
+
+@pytest.mark.parametrize(
+    ("where", "answer", "sent", "strength"),
+    [
+        (STRANGER, {"ETag": ETAG}, {}, CHECKSUM),
+        (STRANGER, {"x-amz-checksum-sha256": SHA256}, {"x-amz-checksum-sha256": SHA256}, INGEST),
+        (STRANGER, {"x-amz-checksum-sha256": SHA256}, {"x-amz-checksum-sha256": ""}, INGEST),
+        (STRANGER, {"ETag": ETAG, "x-amz-checksum-sha256": SHA256}, {"x-amz-checksum-sha256": SHA256}, CHECKSUM),
+        (STRANGER, {"ETag": ETAG}, None, INGEST),
+        (NO_GCS, {"x-goog-hash": f"crc32c={CRC32C}"}, {"x-goog-hash": ""}, INGEST),
+        (S3, {"ETag": ETAG}, None, CHECKSUM),
+        # a store that is known may still repeat a header without looking at the bytes
+        (STORE, {"x-amz-checksum-sha256": SHA256}, {"x-amz-checksum-sha256": SHA256}, INGEST),
+    ],
+)
+def test_a_look_proves_no_more_by_what_the_upload_told(
+    where: SignedUrl, answer: dict[str, str], sent: dict[str, str] | None, strength: Strength
+) -> None:
+    """A header that was stored comes back from HEAD as it went in."""
+    proof = object_proof(where, OURS, 10, answer, sent=sent)
+
+    assert proof is not None
+    assert proof.strength is strength
+
+
+def test_what_a_ticket_sends_is_known_without_sending_it() -> None:
+    """Digests that are computed because they are signed have no value yet: their names count."""
+    signed = replace(STRANGER, signed_headers=frozenset({"host", "x-amz-checksum-sha256"}))
+    ticket = Ticket("a", Kind.PUT, signed, headers={"X-Amz-Meta-A": "1"}, fields={"Policy": "p"})
+
+    assert sent_with(ticket) == {
+        "host": "",
+        "x-amz-checksum-sha256": "",
+        "x-amz-meta-a": "1",
+        "policy": "p",
+        ":url": STRANGER.text,
+    }
+
+
+def test_what_goes_with_the_parts_of_a_multipart_upload_is_known_too() -> None:
+    """Their URLs sign other headers than the one that completes it; a look then proves no more by their digests."""
+    parts = (f"https://evil.example.org/k?X-Amz-SignedHeaders=content-md5%3Bhost&partNumber={n}&sig=x" for n in (1, 2))
+    ticket = Ticket("a", Kind.MULTIPART, STRANGER, parts=tuple(parts))
+    proofs = [object_proof(STRANGER, OURS, 10, {"ETag": WHOLE}, HALVES, sent) for sent in (sent_with(ticket), {})]
+
+    assert sent_with(ticket).keys() == {"content-md5", "host", ":url"}
+    assert [proof and proof.strength for proof in proofs] == [INGEST, CHECKSUM]
+
+
+# -- what a server says instead of an ETag ---------------------------------------------------------
+
+SIGNATURE = "5ec2e7" * 8
+SIGNED = f"https://evil.example.org/k?X-Amz-Expires=600&sig={SIGNATURE}%2Bab"
+KEY = {"x-amz-server-side-encryption-customer-key": "S3cretS3cret=="}
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ('"abc-1"', True),
+        ('W/"0x8DC12345"', True),
+        ("x" * 256, True),
+        ("600", True),
+        ("x" * 257, False),
+        ("two words", False),
+        ("\u00fc", False),
+        ("\udcff", False),
+        ("a\nb", False),
+        ("", False),
+        (SIGNED, False),
+        (f'"{SIGNATURE}+ab"', False),
+        (f'"{SIGNATURE}%2Bab"', False),
+        (f'W/"{SIGNATURE[:12]}"', False),
+        ("xS3cretS3cret==x", False),
+        ('"S3cretS3cret"', False),
+    ],
+)
+def test_an_etag_or_version_is_none_if_it_is_what_the_request_held(name: str, kept: bool) -> None:
+    """Both are stored, shown and sent on; so is nothing that opens something."""
+    where, sent = replace(STRANGER, text=SIGNED), KEY
+    proof = put_proof(where, OURS, {"ETag": name, "x-amz-version-id": name}, sent)
+
+    assert clean_name(name, secrets_of(SIGNED, KEY)) == (name if kept else "")
+    assert (proof.etag != "", proof.version_id) == (kept, name if kept else "")
+
+
+def test_a_digest_that_was_sent_as_metadata_is_no_secret() -> None:
+    """An ETag that is equal to it is still an ETag."""
+    assert put_proof(S3, OURS, {"ETag": ETAG}, {"x-amz-meta-md5": MD5.hexdigest()}).etag == MD5.hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "shown"),
+    [
+        ("x-amz-checksum-crc64nvme", base64_be(THEIRS.crc64 or 0, 8), True),
+        ("x-amz-checksum-crc64nvme", SIGNATURE, False),
+        ("x-amz-checksum-crc64nvme", SIGNATURE[:12], False),
+        ("x-amz-checksum-crc64nvme", "A" * 24, False),
+        ("x-amz-checksum-sha256", SIGNATURE[:44], False),
+        ("x-amz-checksum-sha256", "two words" * 5, False),
+        ("x-goog-stored-content-length", "17", True),
+        ("x-goog-stored-content-length", "9" * 5000, False),
+    ],
+)
+def test_a_digest_that_differs_is_shown_if_it_looks_like_one(name: str, theirs: str, shown: bool) -> None:
+    """It is somebody's words otherwise."""
+    where = replace(NO_GCS if "goog" in name else STRANGER, text=SIGNED)
+
+    with pytest.raises(DestinationError) as failed:
+        put_proof(where, OURS, {name: theirs}, KEY)
+
+    assert (repr(theirs) in failed.value.detail, len(failed.value.detail) < 200) == (shown, True)
+    assert SIGNATURE[:12] not in failed.value.detail

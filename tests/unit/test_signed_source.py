@@ -9,13 +9,16 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cloudpush.errors import Code, SourceError
 from cloudpush.push.job import PlannedFile
+from cloudpush.push.signed.model import Piece
 from cloudpush.push.signed.proof import Digests
+from cloudpush.transfer.signed import whole
 from cloudpush.transfer.signed.source import AHEAD, CHUNK, SMALL, Meter, OpenSource, Readers, Take, digests_of
 
 MIB = 1024 * 1024
@@ -213,3 +216,80 @@ def test_a_file_that_was_closed_before_it_was_open_stays_closed(readers: Readers
     source.close()
     source.open(path, [str(tmp_path.resolve())])
     assert path not in [Path(fd).resolve() for fd in Path("/proc/self/fd").iterdir()]
+
+
+# -- the second reading of a file that is sent in pieces -----------------------------------
+
+
+def kept(data: bytes, piece_size: int) -> list[Piece]:
+    offsets = range(0, len(data), piece_size)
+    md5s = [hashlib.md5(data[o : o + piece_size]).digest() for o in offsets]
+    return [
+        Piece(1, n, o, min(piece_size, len(data) - o), "e", md5, 0)
+        for n, (o, md5) in enumerate(zip(offsets, md5s, strict=True), 1)
+    ]
+
+
+def test_a_second_reading_in_small_steps_digests_the_whole_and_knows_its_pieces(
+    opened: Callable[[bytes], OpenSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have their turn between two steps, also in the middle of a piece."""
+    monkeypatch.setattr(whole, "STEP", CHUNK)
+    data = os.urandom(7 * CHUNK + 11)
+    pieces = kept(data, 3 * CHUNK)
+    pieces[1] = replace(pieces[1], md5=bytes(16))
+    steps: list[object] = []
+
+    async def story() -> tuple[Digests, list[int]]:
+        source = opened(data)
+        in_order = source.in_order
+        source.in_order = lambda *step: steps.append(step[1:]) or in_order(*step)  # type: ignore[method-assign, func-returns-value]  # counts
+        async with whole.Whole(source, pieces) as reading:
+            reading.reach(CHUNK + 1)
+            return await reading.digests(), reading.differing
+
+    digests, differing = asyncio.run(story())
+    assert (digests.sha256, differing) == (hashlib.sha256(data).digest(), [2])
+    assert len(steps) >= 8
+
+
+def test_a_second_reading_that_has_not_begun_is_not_waited_for(
+    opened: Callable[[bytes], OpenSource], readers: Readers
+) -> None:
+    """All threads read other files: whoever is stopped must not wait until they are done."""
+    gate = threading.Event()
+    busy = [readers.whole.submit(gate.wait, 10) for _ in range(20)]
+
+    async def story() -> None:
+        async with whole.Whole(opened(b"x" * (2 * CHUNK))) as reading:
+            reading.reach(CHUNK)
+            await asyncio.sleep(0)
+
+    asyncio.run(story())
+    assert not any(each.done() for each in busy)
+    gate.set()
+
+
+def test_a_second_reading_that_is_under_way_ends_within_a_chunk(
+    opened: Callable[[bytes], OpenSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    read = OpenSource.read_now
+    chunks: list[int] = []
+
+    def slow(self: OpenSource, offset: int, size: int) -> bytes:
+        chunks.append(offset)
+        begun.set()
+        assert go.wait(10)
+        return read(self, offset, size)
+
+    monkeypatch.setattr(OpenSource, "read_now", slow)
+
+    async def story() -> None:
+        async with whole.Whole(opened(b"x" * (8 * CHUNK))) as reading:
+            reading.reach(8 * CHUNK)
+            await asyncio.to_thread(begun.wait, 10)
+            asyncio.get_running_loop().call_later(0.01, go.set)
+
+    asyncio.run(story())
+    assert chunks == [0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import unquote
 
 import boto3
 import pytest
@@ -204,7 +205,55 @@ def https(host: str) -> Origin:
 )
 def test_each_kind_says_what_it_is(text: str, expected: dict[str, Any]) -> None:
     """Provider, place, times, headers and rights come from the URL alone; what it does not say is None or empty."""
-    assert read(text) == SignedUrl(text=text, **expected)
+    assert read(text) == SignedUrl(text=text, **expected, vouched=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "vouched"),
+    [
+        (s3(host="https://bkt.s3.eu-west-1.amazonaws.com"), True),
+        (s3(host="https://bkt.abc.r2.cloudflarestorage.com"), True),
+        (s3(host=GCS_HOST), True),
+        (sas("/a"), True),
+        (gcs("/a", "upload_id=x"), True),
+        # below a provider's domain everybody may run a server
+        (s3("/b/k", host="https://abc.execute-api.eu-west-1.amazonaws.com"), False),
+        (s3("/b/k", host="https://ec2-198-51-100-1.eu-west-1.compute.amazonaws.com"), False),
+        (gcs("/a", "upload_id=x").replace("storage.", "other."), False),
+        # whoever speaks a protocol is not the provider for it
+        (s3("/b/k", host="https://s3.example.org"), False),
+        (gcs("/a").replace("storage.googleapis.com", "storage.example.org"), False),
+        (sas("/a").replace("acct.blob.core.windows.net", "blob.example.org"), False),
+        (s3("/b/k", host="https://s3.amazonaws.com.example.org"), False),
+        # but the operator's word counts, for this very host
+        (s3("/b/k", host="https://minio.example.net:9000"), True),
+        (s3("/b/k", host="https://profile.example.net"), True),
+        (s3("/b/k", host="https://other.minio.example.net:9000"), False),
+    ],
+)
+def test_a_host_is_vouched_for_by_its_provider_or_by_the_operator(text: str, vouched: bool) -> None:
+    """Not by the signature that it carries, which anybody can write."""
+    styles = Styles.of(("minio.example.net:9000",), ("https://profile.example.net",))
+
+    assert read(text, styles=styles).vouched is vouched
+
+
+def test_the_address_of_a_form_is_vouched_for_likewise() -> None:
+    """It has no query that says anything."""
+    known, other = ("https://bkt.s3.amazonaws.com/", "https://forms.example.org/")
+
+    assert [read(text, role=Role.FORM).vouched for text in (known, other)] == [True, False]
+
+
+@pytest.mark.parametrize("key", ["a%5Cb", "x%2F..%5C..%5Cy", "..%5Cy"])
+def test_a_backslash_in_a_key_is_azures_slash_and_others_letter(key: str) -> None:
+    """A blob must not become another one than was signed, on the way or there."""
+    for text, role in ((sas(f"/{key}"), Role.UPLOAD), (sas(f"/{key}", sr="c"), Role.TREE)):
+        with pytest.raises(InputError, match="backslash") as refused:
+            read(text, role=role)
+        assert refused.value.code is Code.URL_UNUSABLE
+
+    assert read(s3(f"/{key}")).key == unquote(key)
 
 
 @pytest.mark.parametrize(

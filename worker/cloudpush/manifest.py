@@ -15,6 +15,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
@@ -23,6 +24,8 @@ from cloudpush.errors import Code, InputError
 #: Bytes of one row at most: it may hold the URLs of 10,000 parts.
 ROW_BYTES = 16 * 1024 * 1024
 FORMATS = ("csv", "json", "jsonl")
+#: Columns of a CSV at most: several times those that there are.
+_MOST_COLUMNS = 100
 
 _AUTO = "auto"
 _CHUNK = 64 * 1024
@@ -191,10 +194,12 @@ def _csv_cells(source: _Source) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(line: int, names: list[str]) -> list[str]:
+    if len(names) > _MOST_COLUMNS:
+        raise _bad(line, f"it names {len(names)} columns, and {_MOST_COLUMNS} are the most")
     columns = [name.strip() for name in names]
     if not all(columns):
         raise _bad(line, f"column {columns.index('') + 1} has no name")
-    if doubled := {name for name in columns if columns.count(name) > 1}:
+    if doubled := {name for name, times in Counter(columns).items() if times > 1}:
         # Not by its name: without a header, this line is a row, and a URL the name.
         at = next(n for n, name in enumerate(columns, 1) if name in doubled)
         raise _bad(line, f"the name of column {at} is there twice")

@@ -32,10 +32,10 @@ PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer. ``body`` is cut at the limit that was asked for."""
+    """A complete answer. ``body`` is cut at the limit that was asked for. Headers may hold secrets: the URI of a session."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
 
 

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 
-from cloudpush.audit.database import append_events, transaction
+from cloudpush.audit.database import append_events, storable, transaction
 from cloudpush.audit.endings import hold_part
 from cloudpush.audit.renewals import add_renewal
 from cloudpush.audit.rows import EventRow, part_span
@@ -113,7 +113,7 @@ def _columns(pieces: Sequence[Piece]) -> dict[str, list[object]]:
         "number": [p.number for p in pieces],
         "offset": [p.offset for p in pieces],
         "size": [p.size for p in pieces],
-        "etag": [p.etag for p in pieces],
+        "etag": [storable(p.etag) for p in pieces],
         "md5": [p.md5 for p in pieces],
         "crc64": [str(p.crc64) for p in pieces],
         "upload": [p.upload for p in pieces],

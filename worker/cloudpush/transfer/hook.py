@@ -36,6 +36,7 @@ from cloudpush.push.guard import Origin, addresses, check_endpoint, parse_endpoi
 from cloudpush.push.job import Push
 from cloudpush.push.ports import Control
 from cloudpush.push.signed.model import Kind, Need
+from cloudpush.push.signed.roles import MOST_PARTS
 
 #: Of the question; a callback may refuse one that it does not know.
 VERSION = 1
@@ -45,8 +46,13 @@ TRY_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
 #: Seconds before the second try; doubled before the third; by chance between half and all of it.
 PAUSE_SECONDS = 1.0
-#: 500 files with 10,000 part URLs each would be more; a callback answers for what it is asked, at most this much.
-ANSWER_BYTES = 64 * 1024 * 1024
+#: Bytes of an answer: besides the rows, for each file's row, for each part's URL; at most.
+BASE_BYTES = FILE_BYTES = 64 * 1024
+PART_BYTES = 16 * 1024
+ANSWER_BYTES = 16 * 1024 * 1024
+#: Values in an answer, likewise: a row has a dozen columns, and objects of headers and fields. What takes three bytes there
+#: takes a hundred in memory.
+BASE_VALUES, FILE_VALUES, PART_VALUES = 64, 512, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +87,12 @@ class HttpHook:
         *,
         seconds: float = TRY_SECONDS,
         pause: float = PAUSE_SECONDS,
-        limit: int = ANSWER_BYTES,
     ) -> None:
         """``allowed``: the operator's listed hosts, see ``push.guard``."""
         self._pool = pool
         self._allowed = allowed
         self._timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS))
         self._pause = pause
-        self._limit = limit
 
     def ask(self, fields: Mapping[str, str], push: Push, needs: Sequence[Need], control: Control) -> Iterable[object]:
         """See the port. DestinationError names the callback's host and nothing else of its URL."""
@@ -96,7 +100,8 @@ class HttpHook:
         origin, url = self._whereto(fields["url"])
         question = _Question(url, origin, fields["secret"].encode(), str(uuid4()), _body(push, needs))
         self._pool.pin(origin.host, addresses(origin.host, origin.port, self._allowed))
-        body = self._pool.run(watched(self._answer(question), control))
+        limit = _most(needs, BASE_BYTES, FILE_BYTES, PART_BYTES)
+        body = self._pool.run(watched(self._answer(question, limit), control))
         return _rows(body, needs, origin)
 
     def _whereto(self, text: str) -> tuple[Origin, URL]:
@@ -106,7 +111,9 @@ class HttpHook:
         try:
             parts = urlsplit(text)
         except ValueError:
-            raise _unusable("has an address that is no URL") from None  # the message quotes it
+            parts = None  # the message quotes it, so that it must not become the cause of what is raised
+        if parts is None:
+            raise _unusable("has an address that is no URL")
         if "@" in parts.netloc:
             raise _unusable("has a URL with a user name or password")
         try:
@@ -116,11 +123,11 @@ class HttpHook:
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         return origin, URL(f"{origin.url}{target}", encoded=True)
 
-    async def _answer(self, question: _Question) -> bytes:
+    async def _answer(self, question: _Question, limit: int) -> bytes:
         """The body of an answer 200. Raises DestinationError; tries again where the failure may pass."""
         for left in reversed(range(TRIES)):
             try:
-                return await self._once(question)
+                return await self._once(question, limit)
             except DestinationError as e:
                 if not left or not e.code.retryable:
                     raise
@@ -128,7 +135,7 @@ class HttpHook:
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 -- spreads load, guards nothing
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def _once(self, question: _Question) -> bytes:
+    async def _once(self, question: _Question, limit: int) -> bytes:
         host = _named(question.origin)
         try:
             async with self._pool.session().post(
@@ -141,18 +148,19 @@ class HttpHook:
                 if response.status != 200:
                     response.close()  # its words may be anything: they are not read
                     raise _refused(response.status, host)
-                return await self._read(response, host)
+                return await self._read(response, host, limit)
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise no_answer(e, f"The callback at {host}", question.origin.host) from None  # it may quote the URL
+            failure = no_answer(e, f"The callback at {host}", question.origin.host)
+        raise failure  # not above: the cause quotes the URL, and what is raised while it is handled keeps it
 
-    async def _read(self, response: aiohttp.ClientResponse, host: str) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, host: str, limit: int) -> bytes:
         body = bytearray()
         while more := await response.content.readany():
             body += more
-            if len(body) > self._limit:
+            if len(body) > limit:
                 response.close()
                 raise DestinationError(
-                    Code.PROVIDER_REFUSED, f"The callback at {host} answers with more than {self._limit:,} bytes."
+                    Code.PROVIDER_REFUSED, f"The callback at {host} answers with more than {limit:,} bytes."
                 )
         return bytes(body)
 
@@ -175,6 +183,13 @@ def _body(push: Push, needs: Sequence[Need]) -> bytes:
 def _rows(body: bytes, needs: Sequence[Need], origin: Origin) -> list[object]:
     """The answer's rows: objects for files that were asked for, each at most once."""
     host = _named(origin)
+    # Each value but the first has one of these before it; texts have a few, too.
+    values = sum(map(body.count, (b",", b"[", b"{", b":")))
+    most = _most(needs, BASE_VALUES, FILE_VALUES, PART_VALUES)
+    if values > most:
+        raise DestinationError(
+            Code.PROVIDER_REFUSED, f"The callback at {host} answers with {values:,} values, and {most:,} are the most."
+        )
     try:
         answer = json.loads(body, object_pairs_hook=_object)
     except (ValueError, RecursionError):
@@ -201,6 +216,12 @@ def _rows(body: bytes, needs: Sequence[Need], origin: Origin) -> list[object]:
             )
         asked.remove(path)
     return rows
+
+
+def _most(needs: Sequence[Need], base: int, per_file: int, per_part: int) -> int:
+    """How much of something an answer may have; of bytes never more than ANSWER_BYTES."""
+    parts = sum(len(need.parts) or MOST_PARTS for need in needs if need.kind is Kind.MULTIPART)
+    return min(base + per_file * len(needs) + per_part * parts, ANSWER_BYTES)
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

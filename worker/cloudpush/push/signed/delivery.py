@@ -62,6 +62,8 @@ class UrlTrip:
         self._renewals = _Remembering(HookRenewals(push, part, lease, kit.callback))
         self._errors: dict[int, CloudPushError] = {}
         self._pieces: dict[int, list[Piece]] = {}
+        #: What was taken up in this attempt, has not arrived, and may leave something: aborted even while Vault is away.
+        self._begun: dict[int, Errand] = {}
         self._looking = threading.Lock()
         self._looked = False
         self._book: TicketBook | None = None
@@ -82,10 +84,14 @@ class UrlTrip:
         self._control.check()
         _, session = self._open()
         errands = self._errands(files)
+        self._begun.update((e.file.seq, e) for e in errands if _may_leave_something(e))
         try:
             outcome = session.send(errands, self._control)
         finally:
             self._flush()
+        for seq, end in outcome.items():
+            if isinstance(end, Arrival):
+                self._begun.pop(seq, None)
         results = [self._result(e.file, outcome[e.file.seq]) for e in errands]
         refused = {f for f, end in outcome.items() if isinstance(end, CloudPushError)}
         hopeless = {r.seq: r for r in results if r.state is FileState.FAILED and r.seq in refused}
@@ -113,7 +119,7 @@ class UrlTrip:
             raise
         except CloudPushError as e:
             log.warning("unfinished uploads not aborted", push=str(self._push.id), error=str(e))
-            begun = self._pieces.keys() | self._journal.touched
+            begun = self._pieces.keys() | self._journal.touched | self._begun.keys()
             left = dict.fromkeys(hopeless.keys() & begun, f"Its unfinished upload was not aborted ({e.code}).")
         state = FileState.CANCELLED if verdict.state is State.CANCELLED else FileState.FAILED
         why = verdict.error or Cancelled()
@@ -221,7 +227,9 @@ class UrlTrip:
         left: dict[int, str] = {}
         for some in batches(files, max_files=ABORTED_AT_ONCE, max_bytes=sum(f.size for f in files)):
             _, session = self._open()
-            left |= self._abort(session, self._errands(some, renew=False))
+            begun = [self._begun[f.seq] for f in some if f.seq in self._begun]
+            rest = [f for f in some if f.seq not in self._begun]
+            left |= self._abort(session, [*begun, *(self._errands(rest, renew=False) if rest else ())])
         return left
 
     def _abort(self, session: UrlSession, errands: Sequence[Errand]) -> dict[int, str]:

@@ -87,7 +87,9 @@ class Place:
     """A host that may be named, and what it tells.
 
     ``bucket``: told by the host, else empty. ``path_style``: the path's first segment is the bucket. Neither: the
-    host does not say. ``listed``: the operator named this very host.
+    host does not say. ``listed``: the operator named this very host. ``vouched``: that, or whoever answers there is the
+    provider itself: on a host of the table TLS says so. A name below a provider's domain is not enough: under
+    ``amazonaws.com`` everybody may run a server.
     """
 
     origin: Origin
@@ -95,6 +97,7 @@ class Place:
     bucket: str = ""
     path_style: bool = False
     listed: bool = False
+    vouched: bool = False
 
 
 @lru_cache(maxsize=_KEPT)
@@ -109,14 +112,15 @@ def place_of(head: str, styles: Styles) -> Place:
     named = listed(origin.host, origin.port, styles.allowed)
     if azure := _AZURE.fullmatch(origin.host):
         host = f"{azure['account']}.blob.{azure['domain']}"
-        return Place(Origin(origin.scheme, host, origin.port), AZURE, path_style=True, listed=named)
+        return Place(Origin(origin.scheme, host, origin.port), AZURE, path_style=True, listed=named, vouched=True)
     for flavour, pattern in _HOSTS:
         if match := pattern.fullmatch(origin.host):
             bucket = match["bucket"] or ""
-            return Place(origin, flavour, bucket, path_style=not bucket, listed=named)
+            return Place(origin, flavour, bucket, path_style=not bucket, listed=named, vouched=True)
     flavour = next((flavour for domain, flavour in _DOMAINS if origin.host.endswith(domain)), OTHER)
     bucket, path_style = _declared(origin, styles.endpoints)
-    return Place(origin, flavour, bucket, path_style, named)
+    vouched = named or listed(origin.host, origin.port, styles.endpoints)
+    return Place(origin, flavour, bucket, path_style, named, vouched)
 
 
 def _declared(origin: Origin, endpoints: Collection[str]) -> tuple[str, bool]:

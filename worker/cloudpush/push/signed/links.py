@@ -15,6 +15,7 @@ from cloudpush.push.signed.refusals import bad, shown, shown_head, unusable
 URL_BYTES = 16 * 1024
 
 _HEAD = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_PLAIN = re.compile(r"https?://[!-~]+")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _HIGH_PERCENT = re.compile(r"%[89A-Fa-f]")
 #: Printable ASCII without space, ``#``, quotation marks, angle brackets and backslash: what follows a host.
@@ -59,6 +60,11 @@ class Link:
     def bad(self, why: str, fix: str) -> InputError:
         """The error that says that this is no URL."""
         return bad(self.name, f"{shown(self.place.origin.url, self.path)} {why}", fix)
+
+
+def is_plain(text: str) -> bool:
+    """Whether ``text`` has the letters and the length of an absolute URL as it goes over the wire."""
+    return len(text) <= URL_BYTES and _PLAIN.fullmatch(text) is not None
 
 
 def take_apart(text: str, name: str, styles: Styles) -> Link:

@@ -57,6 +57,8 @@ class SignedUrl:
     whole path. Azure: ``bucket`` is the container, ``key`` the blob or directory. Times are aware, UTC; None where the
     URL does not say. ``signed_headers``: lower case; headers that a request must carry as they were signed.
     ``permissions`` and ``scope`` are Azure's ``sp`` and ``sr``. ``session``: the URI of a resumable upload under way.
+    ``vouched``: the host is one that the provider documents as its own, or the operator listed it; on any other
+    whoever is there may only speak the provider's protocol, and proves less (``proof``).
     """
 
     text: str = field(repr=False)
@@ -75,6 +77,7 @@ class SignedUrl:
     upload: str = field(default="", repr=False)  # uploadId
     session: bool = False
     temporary: bool = False  # signed with session credentials, which may end before it does
+    vouched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

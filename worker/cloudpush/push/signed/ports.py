@@ -76,6 +76,9 @@ class Journal(Protocol):
     def arrived(self, piece: Piece) -> None:
         """Keep ``piece``. Stored before the next piece of the same file is begun, or within a second."""
 
+    def flush(self) -> None:
+        """Store what was kept so far; returns when it is stored. Raises StoreError, LeaseLost."""
+
     def began(self, seq: int, session: str) -> None:
         """Keep the URI of a resumable upload, sealed, before its first byte is sent."""
 

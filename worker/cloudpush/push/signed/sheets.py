@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cloudpush.errors import Code, CredentialError, InputError
+from cloudpush.errors import Code, CredentialError, DestinationError, InputError
 from cloudpush.push.guard import Origin
+from cloudpush.push.signed.links import is_plain
 from cloudpush.push.signed.model import MIB, Kind, Provider, SignedUrl, Ticket
 
 #: Vault's storage takes entries of 1 MiB, and a sealed block grows by a third in base64.
@@ -76,7 +77,15 @@ def decode(blocks: Sequence[bytes]) -> list[tuple[int, Ticket]]:
 
 
 def encode_session(uri: str) -> bytes:
-    """The single block that keeps the URI of a resumable upload."""
+    """The single block that keeps the URI of a resumable upload.
+
+    Raises DestinationError ENDPOINT_FORBIDDEN for what a server gave us that is no URL as they are sent: a host in
+    other letters would be another one by the time it is looked up.
+    """
+    if not is_plain(uri):
+        raise DestinationError(
+            Code.ENDPOINT_FORBIDDEN, "The provider began a resumable upload under an address that is no URL in ASCII."
+        )
     return json.dumps({"v": _FORMAT, "session": uri}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -84,7 +93,7 @@ def decode_session(block: bytes) -> str:
     """The inverse of :func:`encode_session`. Raises CredentialError CREDENTIAL_CORRUPT, without the text."""
     try:
         data = json.loads(block)
-        if data["v"] == _FORMAT and isinstance(data["session"], str):
+        if data["v"] == _FORMAT and isinstance(data["session"], str) and is_plain(data["session"]):
             return str(data["session"])
     except (ValueError, TypeError, KeyError, RecursionError):
         pass  # likewise
@@ -150,6 +159,7 @@ def _url_out(url: SignedUrl) -> dict[str, Any]:
         ("u", url.upload),
         ("g", url.session),
         ("y", url.temporary),
+        ("w", url.vouched),
     )
     row.update({name: value for name, value in optional if value})
     return row
@@ -221,6 +231,7 @@ def _url_in(row: dict[str, Any], shared: _Shared) -> SignedUrl:
         upload=get("u", ""),
         session=get("g", False),
         temporary=get("y", False),
+        vouched=get("w", False),
     )
 
 

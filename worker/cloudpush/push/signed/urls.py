@@ -159,6 +159,7 @@ def _signed(link: Link, provider: Provider, said: Said, bucket: str, key: str) -
         part=part_number(link) if "partnumber" in link.params else None,
         upload=link.value("uploadid"),
         temporary=said.temporary,
+        vouched=link.place.vouched,
     )
 
 
@@ -216,6 +217,7 @@ def _session(link: Link, role: Role) -> SignedUrl:
         bucket=bucket,
         key=key,
         session=True,
+        vouched=link.place.vouched,
     )
 
 
@@ -244,6 +246,7 @@ def _form(link: Link) -> SignedUrl:
         origin=place.origin,
         bucket=bucket,
         key=key,
+        vouched=place.vouched,
     )
 
 
@@ -269,6 +272,7 @@ def _blob(link: Link, role: Role, said: Said) -> tuple[str, str]:
     if role is not Role.TREE:
         key = decoded_path(link, raw)
         _check_object(link, key)
+        _check_slashes(link, key)
         return container, key
     if said.scope == "b":
         raise link.unusable("opens one blob (sr=b)", "generate a SAS of the container or directory, or use url")
@@ -277,6 +281,7 @@ def _blob(link: Link, role: Role, said: Said) -> tuple[str, str]:
     directory = decoded_path(link, raw)
     if directory:
         _check_object(link, directory)
+        _check_slashes(link, directory)
         if "//" in directory:
             raise link.unusable("has an empty segment in its directory", "write single slashes")
     if said.scope == "d":
@@ -286,6 +291,12 @@ def _blob(link: Link, role: Role, said: Said) -> tuple[str, str]:
         if len(directory.split("/") if directory else []) < int(depth[:4]):
             raise link.unusable("is cut above the directory that it opens (sdd)", "write the whole directory")
     return container, directory
+
+
+def _check_slashes(link: Link, key: str) -> None:
+    """Azure's clients and servers may take a backslash for a slash: then the blob is another one than was signed."""
+    if "\\" in key:
+        raise link.unusable("has a backslash (%5C) in its key", "name the blob with slashes, or without, and sign that")
 
 
 def _below_account(link: Link) -> str:

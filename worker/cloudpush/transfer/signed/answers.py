@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -150,6 +150,12 @@ _MESSAGES: dict[Code, str] = {
     Code.QUOTA_EXCEEDED: "The quota of the destination is used up.",
 }
 
+#: A value of a request that is longer is worth something to who reads it; characters.
+_HARMLESS = 7
+_WORD = re.compile(r"[A-Za-z0-9._-]{1,64}")
+#: A header that a provider says is not signed; how many of them are named.
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
+_MOST_NAMES = 10
 _TIME_FRAME = re.compile(
     r"Start \[(?P<start>[^\]]{0,64})\] - Expiry \[[^\]]{0,64}\] - Current \[(?P<current>[^\]]{0,64})\]"
 )
@@ -158,7 +164,7 @@ _TIME_FRAME = re.compile(
 class Refused(DestinationError):
     """An answer that is an error.
 
-    ``status`` and ``word`` (the provider's own error code, may be empty) as they came; ``pause``: seconds to wait.
+    ``status`` and ``word`` (the provider's own error code; empty where it is none) as they came; ``pause``: seconds to wait.
     """
 
     def __init__(
@@ -179,25 +185,29 @@ class _Words:
     more: Mapping[str, str] = field(default_factory=dict)
 
 
-def refusal(provider: Provider, answer: Answer, url: str, *, late: bool) -> Refused:
-    """The error that ``answer`` amounts to. ``url``: of its request, so that nothing of it is repeated.
+def refusal(
+    provider: Provider, answer: Answer, url: str, *, late: bool, sent: Mapping[str, str] | None = None
+) -> Refused:
+    """The error that ``answer`` amounts to.
 
-    ``late``: whether the URL has expired by our own clock, which decides where the provider does not say it clearly.
+    ``url`` of its request and ``sent``, its headers and fields: nothing of them is repeated. ``late``: whether the URL
+    has expired by our own clock, which decides where the provider does not say it clearly.
     """
+    secrets = [*secrets_of(url), *(value for value in (sent or {}).values() if len(value) > _HARMLESS)]
     words = _read(answer)
     code = _judge(provider, answer, words, late=late, temporary="security-token=" in url.lower())
     message = _MESSAGES[code].format(status=answer.status)
     if 300 <= answer.status < 400:
         region = answer.headers.get("x-amz-bucket-region", "") or words.more.get("Region", "")
-        where = (
-            f" it is in region {region}" if re.fullmatch(r"[a-z0-9-]{1,32}", region) else " it may be in another region"
-        )
+        told = re.fullmatch(r"[a-z0-9-]{1,32}", region) and not any(region in secret for secret in secrets)
+        where = f" it is in region {region}" if told else " it may be in another region"
         message = f"The provider answered with a redirect, which is never followed:{where}; sign for the bucket's own endpoint."
     elif words.more.get("HeadersNotSigned"):
-        message = f"{message} These headers are not signed: {_names(words.more['HeadersNotSigned'])}."
+        message = f"{message} These headers are not signed: {_names(words.more['HeadersNotSigned'], secrets)}."
     said = ": ".join(x for x in (words.code, words.message) if x)
-    detail = redact(f"HTTP {answer.status} {said}".strip(), *_secrets(url), limit=500)
-    return Refused(code, message, status=answer.status, word=words.code, pause=pause_of(answer.headers), detail=detail)
+    detail = redact(f"HTTP {answer.status} {said}".strip(), *secrets, limit=500)
+    word = words.code if _WORD.fullmatch(words.code) and not any(words.code in secret for secret in secrets) else ""
+    return Refused(code, message, status=answer.status, word=word, pause=pause_of(answer.headers), detail=detail)
 
 
 def is_error_body(answer: Answer) -> bool:
@@ -215,9 +225,9 @@ def pause_of(headers: Mapping[str, str], now: datetime | None = None) -> float:
         return float(asked[:9])
     try:
         until = parsedate_to_datetime(asked)
-    except (ValueError, TypeError):
+        return max(0.0, (until - (now or datetime.now(UTC))).total_seconds()) if until.tzinfo else 0.0
+    except (ValueError, TypeError, OverflowError):
         return 0.0
-    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds()) if until.tzinfo else 0.0
 
 
 def _judge(provider: Provider, answer: Answer, words: _Words, *, late: bool, temporary: bool) -> Code:
@@ -265,7 +275,7 @@ def _before_start(told: str) -> bool:
     found = _TIME_FRAME.search(told)
     try:
         return found is not None and parsedate_to_datetime(found["current"]) < parsedate_to_datetime(found["start"])
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return False
 
 
@@ -301,11 +311,14 @@ def _read_json(body: bytes) -> dict[str, str]:
         return {}
 
 
-def _names(text: str) -> str:
-    return ", ".join(re.findall(r"[A-Za-z0-9-]{1,64}", text)[:10])
+def _names(text: str, secrets: Collection[str]) -> str:
+    """Names of headers in ``text``, without what is none but was taken from the request."""
+    names = [name for name in text.split(",", _MOST_NAMES)[:_MOST_NAMES] if _HEADER.fullmatch(name.strip())]
+    known = [name.strip() for name in names if not any(name.strip() in secret for secret in secrets)]
+    return ", ".join(known) or "(not shown)"
 
 
-def _secrets(url: str) -> Iterator[str]:
+def secrets_of(url: str) -> Iterator[str]:
     """Everything of ``url`` that opens something: the whole, its query, and each value in it."""
     query = urlsplit(url).query
     yield url

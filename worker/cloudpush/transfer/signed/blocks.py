@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 
 from cloudpush.errors import Code, DestinationError
 from cloudpush.push.signed.model import MIB, Arrival, Piece, Ticket
-from cloudpush.push.signed.proof import Digests, blocks_proof, md5_base64, piece_proof
+from cloudpush.push.signed.proof import URL, Digests, blocks_proof, md5_base64, piece_proof
 from cloudpush.push.states import Overwrite
 from cloudpush.transfer.signed import look
 from cloudpush.transfer.signed.job import Job
@@ -96,7 +96,8 @@ def block_id(token: str, number: int) -> str:
 
 async def _send(job: Job, block: Slice, name: str) -> Piece:
     """Put one block; a second time where it did not arrive as it was sent."""
-    async with job.budget.hold(block.size):
+
+    async def send() -> Piece:
         data = await job.source.read(block.offset, block.size)
         digests = await asyncio.to_thread(digests_of, data, Take.MD5 | Take.CRC64)
         try:
@@ -105,6 +106,8 @@ async def _send(job: Job, block: Slice, name: str) -> Piece:
             if e.code is not Code.CORRUPTED:
                 raise
         return await _put(job, block, name, data, digests)
+
+    return await job.holding(block.size, send)
 
 
 async def _put(job: Job, block: Slice, name: str, data: bytes, digests: Digests) -> Piece:
@@ -117,8 +120,10 @@ async def _put(job: Job, block: Slice, name: str, data: bytes, digests: Digests)
         headers = _block_headers(ticket) | integrity
         return Request("PUT", url, headers, data, content=len(data), expires_at=ticket.url.expires_at)
 
-    answer = await job.ask(build)
-    proof = piece_proof((await job.current()).url, digests, answer.headers, integrity)
+    answer = await job.ask(build, held=True)
+    ticket = await job.current()
+    sent = _block_headers(ticket) | integrity | {URL: object_url(ticket, job.file.key)}
+    proof = piece_proof(ticket.url, digests, answer.headers, sent)
     return Piece(
         seq=job.file.seq,
         number=block.number,
@@ -141,7 +146,10 @@ async def _commit(job: Job, blocks: Sequence[Piece], digests: Digests) -> Arriva
         return Request("PUT", url, headers, body, expires_at=ticket.url.expires_at)
 
     answer = await job.ask(build)
-    return await look.arrival(job, blocks_proof(min(block.proof for block in blocks), answer.headers), digests)
+    ticket = await job.current()
+    sent = _list_headers(job, ticket) | {URL: object_url(ticket, job.file.key)}
+    proof = blocks_proof(ticket.url, min(block.proof for block in blocks), answer.headers, sent)
+    return await look.arrival(job, proof, digests)
 
 
 def _md5(data: bytes) -> bytes:

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from cloudpush.errors import Code, DestinationError
 from cloudpush.push.signed.forms import policy_of
 from cloudpush.push.signed.model import Arrival, Ticket
-from cloudpush.push.signed.proof import put_proof
+from cloudpush.push.signed.proof import Digests, Proof, put_proof
 from cloudpush.transfer.signed import look
 from cloudpush.transfer.signed.job import Job
 from cloudpush.transfer.signed.request import Request, Stream
@@ -23,12 +23,13 @@ async def upload(job: Job) -> Arrival:
     """Send the file as the last field of its form. See ``job``."""
     _check_size(job, await job.current())
     if job.source.loaded is not None:
-        return await _send(job, None)
-    async with job.budget.hold(STREAM_BYTES):
-        return await _send(job, job.source.stream())
+        proof, digests = await _send(job, None)
+    else:
+        proof, digests = await job.holding(STREAM_BYTES, lambda: _send(job, job.source.stream()))
+    return await look.arrival(job, proof, digests)
 
 
-async def _send(job: Job, stream: SourceStream | None) -> Arrival:
+async def _send(job: Job, stream: SourceStream | None) -> tuple[Proof, Digests]:
     data = job.source.loaded
     # One that no content can hold but by a chance of 2⁻¹²⁸.
     boundary = f"cloudpush-{secrets.token_hex(16)}"
@@ -42,12 +43,13 @@ async def _send(job: Job, stream: SourceStream | None) -> Arrival:
             Framed(head, stream, tail) if stream is not None else head + (data or b"") + tail,
             content=job.file.size if stream is None else 0,
             expires_at=ticket.url.expires_at,
+            fields=ticket.fields,
         )
 
-    answer = await job.ask(build)
+    answer = await job.ask(build, held=True)
     ticket = await job.current()
     digests = await job.source.digests() if stream is None else await stream.digests()
-    return await look.arrival(job, put_proof(ticket.url, digests, answer.headers, ticket.fields), digests)
+    return put_proof(ticket.url, digests, answer.headers, ticket.fields), digests
 
 
 class Framed(Stream):

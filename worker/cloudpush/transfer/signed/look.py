@@ -10,18 +10,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloudpush.errors import Code, DestinationError
+from cloudpush.errors import Cancelled, CloudPushError, Code, DestinationError, LeaseLost
 from cloudpush.net import Answer
 from cloudpush.push.signed.model import Arrival, Provider, SignedUrl, Ticket
-from cloudpush.push.signed.proof import Digests, Proof, best, object_proof
+from cloudpush.push.signed.proof import Digests, Proof, best, object_proof, sent_with
 from cloudpush.push.states import Overwrite, Strength
 from cloudpush.transfer.signed.job import Job
 from cloudpush.transfer.signed.request import Request, object_url
+from cloudpush.transfer.signed.source import Take
 
 #: Answers that say something: there, a part of it, not there, or not for us (S3 says so of what is absent, too), empty.
 _ACCEPTED = frozenset({206, 403, 404, 416})
 _RANGE = re.compile(r"bytes (?:\*|\d+-\d+)/(?P<size>\d{1,19})")
+_NUMBER = re.compile(r"\d{1,19}")
 _CHECKSUM_MODE = "x-amz-checksum-mode"
+#: Said of an object that nobody can tell to be another.
+_OWN = "It may be our own, of an earlier request whose answer was lost: no digest tells."
 #: Signed headers with which the upload itself fails where there is an object already.
 _GUARDS = {"if-none-match": "*", "x-goog-if-generation-match": "0"}
 
@@ -44,7 +48,7 @@ def can_look(ticket: Ticket) -> bool:
 
 
 async def look(job: Job) -> Sight:
-    """What is stored under the key now. Raises DestinationError as ``Job.ask`` does."""
+    """What is stored under the key now. Raises as ``Job.ask`` does."""
     if not can_look(await job.current()):
         return BLIND
     answer = await job.ask(lambda ticket: _request(job, ticket))
@@ -69,17 +73,21 @@ async def before(job: Job) -> Arrival | None:
     never = job.overwrite is Overwrite.NEVER
     if not never and (await _seen_by(job)).provider is Provider.AZURE:
         return None  # no look at a blob proves it equal, so it is sent whatever is there
-    sight = await _glance(job) if not never else await look(job)
+    sight, own = await _glance(job) if not never else await look(job), ""
     if sight.exists is False:
         return None
     if sight.exists and sight.size == job.file.size:
         digests = await job.source.digests()
-        proof = object_proof(await _seen_by(job), digests, sight.size, sight.headers)
+        proof = await _proof(job, digests, sight)
+        if proof is not None and proof.strength < Strength.CHECKSUM:
+            proof = await _of_pieces(job, digests, sight) or proof
         if proof is not None and proof.strength >= Strength.CHECKSUM:
             return arrival_of(digests, proof, skipped=True)
+        own = f" {_OWN}" if proof is not None else ""
     if sight.exists and never:
         raise DestinationError(
-            Code.OBJECT_EXISTS, f"{job.file.key!r} is there already and not proved equal; overwrite=never keeps it."
+            Code.OBJECT_EXISTS,
+            f"{job.file.key!r} is there already and not proved equal; overwrite=never keeps it.{own}",
         )
     if never and not _is_guarded(await job.current()):
         raise DestinationError(
@@ -88,6 +96,42 @@ async def before(job: Job) -> Arrival | None:
             f"or sign the upload with if-none-match: *.",
         )
     return None
+
+
+async def mine(job: Job, refused: DestinationError) -> Arrival:
+    """The arrival of a file whose upload was refused because there is an object, where that has the file's bytes.
+
+    It may be our own: of a request whose answer was lost, or of a worker that was killed before it could say so.
+    Raises ``refused`` otherwise, and says so of an object that nobody can tell to be another.
+    """
+    sight = await _glance(job)
+    another = sight.exists is False
+    if sight.exists:
+        digests = await job.source.digests()
+        proof = await _proof(job, digests, sight, job.md5s)
+        if proof is not None and proof.strength >= Strength.CHECKSUM:
+            return arrival_of(digests, proof, sent=job.sent, skipped=True)
+        another = proof is None
+    if another or refused.code is not Code.OBJECT_EXISTS:
+        raise refused
+    raise DestinationError(refused.code, f"{refused.message} {_OWN}", detail=refused.detail) from refused
+
+
+async def _of_pieces(job: Job, digests: Digests, sight: Sight) -> Proof | None:
+    """The proof of an object that was made of the pieces which an earlier attempt sent; None where it was not."""
+    pieces = job.pieces
+    if not pieces or sum(piece.size for piece in pieces) != job.file.size:
+        return None
+    proof = await _proof(job, digests, sight, [piece.md5 for piece in pieces])
+    if proof is None or proof.strength < Strength.CHECKSUM:
+        return None
+    offset = 0
+    for piece in pieces:  # they were the file's bytes when they were sent: are they still?
+        now = await job.source.digests(offset, piece.size, Take.MD5)
+        if piece.offset != offset or now.md5 != piece.md5:
+            return None
+        offset += piece.size
+    return proof
 
 
 async def after(job: Job, proof: Proof, digests: Digests, md5s: Sequence[bytes] = ()) -> Proof:
@@ -108,7 +152,7 @@ async def after(job: Job, proof: Proof, digests: Digests, md5s: Sequence[bytes] 
         )
     if not sight.exists:
         return proof._replace(note=proof.note or "the companion URL could not look at the object")
-    seen = object_proof(await _seen_by(job), digests, sight.size, sight.headers, md5s)
+    seen = await _proof(job, digests, sight, md5s)
     if seen is None:
         raise DestinationError(Code.CORRUPTED, f"What is stored under {job.file.key!r} is not what was sent.")
     if seen.strength < Strength.CHECKSUM and proof.etag and seen.etag and proof.etag != seen.etag:
@@ -138,11 +182,19 @@ def arrival_of(digests: Digests, proof: Proof, *, sent: int = 0, skipped: bool =
 
 
 async def _glance(job: Job) -> Sight:
-    """As ``look``; BLIND where that fails: what the upload proved does not become less by it."""
+    """As ``look``; BLIND where that fails, or a fresh companion: what the upload proved does not become less by it."""
     try:
         return await look(job)
-    except DestinationError:
+    except (Cancelled, LeaseLost):
+        raise
+    except CloudPushError:
         return BLIND
+
+
+async def _proof(job: Job, digests: Digests, sight: Sight, md5s: Sequence[bytes] = ()) -> Proof | None:
+    """What was seen proves; None of another object."""
+    sent = sent_with(await job.current())
+    return object_proof(await _seen_by(job), digests, sight.size, sight.headers, md5s, sent)
 
 
 async def _seen_by(job: Job) -> SignedUrl:
@@ -183,4 +235,4 @@ def _size(answer: Answer) -> int | None:
         told = found["size"] if found else ""
     elif not told:
         told = answer.headers.get("Content-Length", "")
-    return int(told) if told.isdecimal() else None
+    return int(told) if _NUMBER.fullmatch(told) else None

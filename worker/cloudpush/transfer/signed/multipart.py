@@ -17,7 +17,17 @@ from xml.sax.saxutils import escape
 from cloudpush.errors import Code, DestinationError
 from cloudpush.net import Answer, BadXml, parse_xml
 from cloudpush.push.signed.model import MIB, Arrival, Piece, Provider, Ticket
-from cloudpush.push.signed.proof import Digests, Proof, base64_be, md5_base64, multipart_proof, piece_proof
+from cloudpush.push.signed.proof import (
+    URL,
+    Digests,
+    Proof,
+    base64_be,
+    clean_name,
+    md5_base64,
+    multipart_proof,
+    piece_proof,
+    secrets_of,
+)
 from cloudpush.push.states import Strength
 from cloudpush.transfer.signed import look
 from cloudpush.transfer.signed.job import Job
@@ -29,6 +39,8 @@ from cloudpush.transfer.signed.source import STREAM_BYTES, Take, digests_of
 SMALLEST_PART = 5 * MIB
 LARGEST_PART = 5 * 1024 * MIB
 MOST_PARTS = 10_000
+#: Of a part's number at most; the number itself is judged where it is used.
+_DIGITS = 9
 #: What a provider may answer to a request that completes an upload: names, ETag, checksums.
 _FIELDS = {
     "ETag": "etag",
@@ -80,6 +92,8 @@ async def _attempt(job: Job, ticket: Ticket, pieces: Sequence[Piece]) -> Arrival
     slices = slices_of(job, ticket, pieces)
     try:
         parts, digests = await send_pieces(job, slices, kept_of(pieces, slices), under_way.send)
+        # Once it is complete no part can be sent again: whoever goes on from here must know that all of them are there.
+        await job.settled()
         return await under_way.complete(parts, digests)
     except DestinationError as e:
         if e.code is Code.UPLOAD_GONE:
@@ -131,7 +145,7 @@ def part_urls(ticket: Ticket) -> dict[int, str]:
     urls = {}
     for position, text in enumerate(ticket.parts, 1):
         told = _parameter(text, "partnumber")
-        urls[int(told) if told.isdecimal() else position] = text
+        urls[int(told) if told.isdecimal() and len(told) <= _DIGITS else position] = text
     return urls
 
 
@@ -163,13 +177,11 @@ class _Upload:
         """Send one part; a second time where it did not arrive as it was sent. Raises DestinationError, SourceError."""
         held = min(part.size, STREAM_BYTES)
         try:
-            async with self.job.budget.hold(held):
-                return await self._send_once(part)
+            return await self.job.holding(held, lambda: self._send_once(part))
         except DestinationError as e:
             if e.code is not Code.CORRUPTED:
                 raise
-        async with self.job.budget.hold(held):
-            return await self._send_once(part)
+        return await self.job.holding(held, lambda: self._send_once(part))
 
     async def _send_once(self, part: Slice) -> Piece:
         job = self.job
@@ -199,16 +211,20 @@ class _Upload:
             body = stream or small or b""
             return Request("PUT", url, dict(sent), body, content=len(small or b""), expires_at=ticket.expires_at)
 
-        answer = await job.ask(build)
+        answer = await job.ask(build, held=True)
         digests = known or (await stream.digests() if stream is not None else None)
         if digests is None or digests.md5 is None or digests.crc64 is None:
             raise AssertionError("MD5 and CRC-64 of each part are taken")
-        etag = answer.headers.get("ETag", "")
+        ticket = await job.current()
+        url = self.check(ticket).get(part.number, "")
+        # It has to be sent back in XML, and stored until then.
+        etag = clean_name(answer.headers.get("ETag", ""), secrets_of(url, sent))
         if not etag:
             raise DestinationError(
-                Code.PROVIDER_REFUSED, f"The provider took part {part.number} of {job.file.path!r} and gave it no ETag."
+                Code.PROVIDER_REFUSED,
+                f"The provider took part {part.number} of {job.file.path!r} and gave it no ETag, or none that can be one.",
             )
-        proof = piece_proof((await job.current()).url, digests, answer.headers, sent)
+        proof = piece_proof(ticket.url, digests, answer.headers, {**sent, URL: url})
         return Piece(
             seq=job.file.seq,
             number=part.number,
@@ -234,7 +250,7 @@ class _Upload:
             "x-amz-mp-object-size": str(job.file.size),
             "x-amz-checksum-type": "FULL_OBJECT",
         }
-        md5s = [part.md5 for part in parts]
+        md5s = job.md5s = [part.md5 for part in parts]
 
         def build(ticket: Ticket) -> Request:
             self.check(ticket)
@@ -252,7 +268,8 @@ class _Upload:
             return await _completed_before(job, digests, md5s, e)
         ticket = await job.current()
         weakest = min(part.proof for part in parts)
-        proof = multipart_proof(ticket.url, digests, md5s, weakest, answer.headers, _result(job, answer))
+        sent = _headers(ticket.url.text, ticket, digests, more)
+        proof = multipart_proof(ticket.url, digests, md5s, weakest, answer.headers, _result(job, answer), sent)
         return await look.arrival(job, proof, digests, md5s)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+T = TypeVar("T")
 
 #: Requests in flight at first, where nothing is known of the server.
 START = 16
@@ -26,6 +29,10 @@ SKEW_WARNING = 300.0
 _WEIGHT = 0.2
 #: Seconds: a Date header has no more precision than this.
 _PRECISION = 1.0
+#: Seconds beyond which a Date says nothing of a clock: a page from a cache, or somebody who wants to mislead us.
+_MOST_SKEW = 24 * 3600.0
+#: Seconds for which a measurement counts: clocks are set, ours as well.
+_SKEW_LIFE = 900.0
 
 
 class Pace:
@@ -115,9 +122,17 @@ class Budget:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def hold(self, count: int) -> AsyncIterator[None]:
+    async def hold(self, count: int) -> AsyncIterator[Hold]:
         """So many bytes, as soon as they are free; more than there are at all count as all. Do not nest."""
-        count = min(count, self.size)
+        held = Hold(self, min(count, self.size))
+        await held.take()
+        try:
+            yield held
+        finally:
+            held.give_back()
+
+    async def take(self, count: int) -> None:
+        """Of ``Hold``."""
         if self._waiting or count > self._left:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append((count, turn))
@@ -125,18 +140,15 @@ class Budget:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._give_back(count)
+                    self.give_back(count)
                 else:
                     self._wake()
                 raise
         else:
             self._left -= count
-        try:
-            yield
-        finally:
-            self._give_back(count)
 
-    def _give_back(self, count: int) -> None:
+    def give_back(self, count: int) -> None:
+        """Of ``Hold``."""
         self._left += count
         self._wake()
 
@@ -151,30 +163,91 @@ class Budget:
             self._waiting.popleft()
 
 
-class ServerClock:
-    """What time it is at the server, as its Date headers tell. ``skew``: seconds that it is ahead of us."""
+class Hold:
+    """Bytes of a budget that somebody holds."""
 
-    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, budget: Budget, count: int) -> None:
+        self._budget = budget
+        self._count = count
+        self._held = False
+
+    async def take(self) -> None:
+        """As soon as they are free."""
+        await self._budget.take(self._count)
+        self._held = True
+
+    def give_back(self) -> None:
+        """If they are held."""
+        if self._held:
+            self._held = False
+            self._budget.give_back(self._count)
+
+    async def without(self, waiting: Awaitable[T]) -> T:
+        """What ``waiting`` brings; until then the bytes, if they are held, are others'.
+
+        Whoever is stopped does not get them back.
+        """
+        if not self._held:
+            return await waiting
+        self.give_back()
+        try:
+            brought = await waiting
+        except Exception:
+            await self.take()
+            raise
+        await self.take()
+        return brought
+
+
+class ServerClock:
+    """What time it is at the server, as its Date headers tell. ``skew``: seconds that it is ahead of us.
+
+    All pushes to a server share it, and any answer can claim any time. So what it says must keep nobody from sending:
+    ``earliest`` and ``latest`` let whichever clock is in favour of sending decide, and the server itself in the end.
+    """
+
+    def __init__(
+        self, now: Callable[[], datetime] = lambda: datetime.now(UTC), ticks: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``ticks``: seconds that nobody sets."""
         self._now = now
+        self._ticks = ticks
         self._skew: float | None = None
+        self._learned_at = 0.0
 
     @property
     def skew(self) -> float:
-        """Seconds; 0 where nothing is known, and within the precision of a Date header."""
-        return self._skew if self._skew is not None and abs(self._skew) > _PRECISION else 0.0
+        """Seconds; 0 where nothing is known, not any more, and within the precision of a Date header."""
+        skew = self._known()
+        return skew if skew is not None and abs(skew) > _PRECISION else 0.0
 
     def now(self) -> datetime:
         """The server's time."""
         return self._now() + timedelta(seconds=self.skew)
 
+    def earliest(self, trust: float = 0.0) -> datetime:
+        """What has expired by it has expired by both clocks. ``trust``: seconds that the server's may be ahead and count."""
+        return self._now() + timedelta(seconds=min(self.skew, trust))
+
+    def latest(self) -> datetime:
+        """What has not begun by it has begun by neither clock."""
+        return self._now() + timedelta(seconds=max(self.skew, 0.0))
+
     def learn(self, date: str) -> None:
-        """A Date header that has just come; what is none is ignored."""
+        """A Date header that has just come; what is none, or cannot be meant, is ignored."""
         try:
             told = parsedate_to_datetime(date)
-        except (ValueError, TypeError):
+            if told.tzinfo is None:
+                return
+            # Half a second: the header names the second that has begun.
+            seen = (told - self._now()).total_seconds() + _PRECISION / 2
+        except (ValueError, TypeError, OverflowError):
             return
-        if told.tzinfo is None:
+        if abs(seen) > _MOST_SKEW:
             return
-        # Half a second: the header names the second that has begun.
-        seen = (told - self._now()).total_seconds() + _PRECISION / 2
-        self._skew = seen if self._skew is None else self._skew + _WEIGHT * (seen - self._skew)
+        before = self._known()
+        self._skew = seen if before is None else before + _WEIGHT * (seen - before)
+        self._learned_at = self._ticks()
+
+    def _known(self) -> float | None:
+        return self._skew if self._ticks() - self._learned_at < _SKEW_LIFE else None

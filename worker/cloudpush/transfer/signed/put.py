@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cloudpush.errors import Code, DestinationError, SourceError
 from cloudpush.push.signed.model import MIB, Arrival, Provider, Ticket
-from cloudpush.push.signed.proof import Digests, base64_be, md5_base64, needs_md5, put_proof
+from cloudpush.push.signed.proof import URL, Digests, Proof, base64_be, md5_base64, needs_md5, put_proof
 from cloudpush.push.states import Overwrite
 from cloudpush.transfer.signed import look
 from cloudpush.transfer.signed.job import Job
@@ -47,15 +47,30 @@ async def upload(job: Job) -> Arrival:
             f"{job.file.path!r} has {job.file.size:,} bytes; with a SAS that lacks the right w at most {AZURE_MOST:,} can be sent.",
         )
     if job.source.loaded is not None:
-        return await _send(job, job.source.loaded, await job.source.digests())
-    first = _needed_first(ticket)
-    async with job.budget.hold(STREAM_BYTES):
-        known = await job.source.digests(take=first) if first else Digests(job.file.size)
-        later = known.md5 is not None or (ticket.url.flavour == "aws" and job.file.size > MD5_LATER)
-        return await _send(job, job.source.stream(take=Take.FAST if later else Take.ALL), known)
+        proof, digests = await _send(job, job.source.loaded, await job.source.digests())
+    else:
+        proof, digests = await job.holding(STREAM_BYTES, _Streaming(job))
+    return await look.arrival(job, proof, digests)
 
 
-async def _send(job: Job, body: bytes | SourceStream, known: Digests) -> Arrival:
+class _Streaming:
+    """The sending of a large file, which may be begun anew with another ticket."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._taken = Take(0)
+        self._known = Digests(job.file.size)
+
+    async def __call__(self) -> tuple[Proof, Digests]:
+        job, ticket = self._job, await self._job.current()
+        first = _needed_first(ticket)
+        if first & ~self._taken:
+            self._known, self._taken = await job.source.digests(take=first), first
+        later = self._known.md5 is not None or (ticket.url.flavour == "aws" and job.file.size > MD5_LATER)
+        return await _send(job, job.source.stream(take=Take.FAST if later else Take.ALL), self._known)
+
+
+async def _send(job: Job, body: bytes | SourceStream, known: Digests) -> tuple[Proof, Digests]:
     """``known``: what was digested before the sending."""
     carried: Mapping[str, str] = {}
 
@@ -71,12 +86,13 @@ async def _send(job: Job, body: bytes | SourceStream, known: Digests) -> Arrival
             expires_at=ticket.url.expires_at,
         )
 
-    answer = await job.ask(build)
-    url = (await job.current()).url
+    answer = await job.ask(build, held=True)
+    ticket = await job.current()
+    url = ticket.url
     digests = known if isinstance(body, bytes) else await _sent(job, body, known)
     if digests.md5 is None and needs_md5(url, answer.headers):
         digests = replace(digests, md5=(await job.source.digests(take=Take.MD5)).md5)
-    return await look.arrival(job, put_proof(url, digests, answer.headers, carried), digests)
+    return put_proof(url, digests, answer.headers, {**carried, URL: object_url(ticket, job.file.key)}), digests
 
 
 async def _sent(job: Job, body: SourceStream, known: Digests) -> Digests:

@@ -17,10 +17,11 @@ GATHER = 0.05
 class Renewer(Fresh):
     """Asks ``Renewals`` in a thread, one question at a time."""
 
-    def __init__(self, renewals: Renewals, control: Control, clerks: Executor) -> None:
+    def __init__(self, renewals: Renewals, control: Control, threads: Executor) -> None:
+        """``threads``: nobody else's, for a callback may take minutes."""
         self._renewals = renewals
         self._control = control
-        self._clerks = clerks
+        self._threads = threads
         self._needs: dict[int, tuple[Need, asyncio.Future[Ticket | None]]] = {}
         self._asking: asyncio.Task[None] | None = None
 
@@ -51,7 +52,7 @@ class Renewer(Fresh):
         needs = [need for need, answer in asked.values() if not answer.done()]
         loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._clerks, self._renewals.fresh, needs, self._control)
+            found = await loop.run_in_executor(self._threads, self._renewals.fresh, needs, self._control)
         except Exception as e:  # noqa: BLE001 -- handed to everybody who waits for it
             for _, answer in asked.values():
                 if not answer.done():

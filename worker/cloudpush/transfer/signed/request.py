@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from cloudpush.errors import Code, DestinationError
 from cloudpush.push.signed.model import Kind, Ticket
 from cloudpush.push.signed.urls import at_key
 
@@ -30,6 +31,7 @@ class Request:
     """One request. Nothing is added to ``headers`` but Host and Content-Length.
 
     ``content``: how many bytes of ``body`` are the file's own, for progress; a stream of the source counts itself.
+    ``fields``: of a form, which are in ``body``: ``sent`` has all that is not to be seen in what is said of the answer.
     ``accepts``: statuses, besides the 2xx, that are an answer and no error. ``expires_at``: when the URL does; None
     where it does not. ``limit``: bytes of the answer that are read.
     """
@@ -42,11 +44,26 @@ class Request:
     accepts: frozenset[int] = frozenset()
     expires_at: datetime | None = None
     limit: int = ANSWER_BYTES
+    fields: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def sent(self) -> Mapping[str, str]:
+        """Headers, and the fields of a form."""
+        return {**self.headers, **self.fields}
 
 
 def object_url(ticket: Ticket, key: str) -> str:
-    """The signed URL of the object ``key``: the ticket's own, and for a TREE its container's with the key and its SAS."""
-    return at_key(ticket.url, key) if ticket.kind is Kind.TREE else ticket.url.text
+    """The signed URL of the object ``key``: the ticket's own, and for a TREE its container's with the key and its SAS.
+
+    Raises DestinationError NAME_NOT_A_KEY for a file below a TREE whose name has a backslash.
+    """
+    if ticket.kind is not Kind.TREE:
+        return ticket.url.text
+    if "\\" in key:
+        raise DestinationError(
+            Code.NAME_NOT_A_KEY, f"{key!r} has a backslash, which Azure may take for a slash: rename the file."
+        )
+    return at_key(ticket.url, key)
 
 
 def with_query(url: str, query: str) -> str:

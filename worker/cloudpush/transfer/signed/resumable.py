@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from cloudpush.errors import Code, DestinationError, InputError
 from cloudpush.net import Answer
 from cloudpush.push.guard import Origin, parse_endpoint
+from cloudpush.push.signed.hosts import Styles, place_of
 from cloudpush.push.signed.model import Arrival, Provider, SignedUrl, Ticket
-from cloudpush.push.signed.proof import put_proof
+from cloudpush.push.signed.proof import URL, put_proof, sent_with
 from cloudpush.transfer.signed import look
 from cloudpush.transfer.signed.job import Job
 from cloudpush.transfer.signed.request import Request, Stream
@@ -54,13 +55,22 @@ async def upload(job: Job) -> Arrival:
     no URL to start another), URL_EXPIRED (nobody renews the start), PROVIDER_UNAVAILABLE (it stores nothing more),
     CORRUPTED, and what GCS refuses.
     """
+    try:
+        return await _upload(job)
+    except DestinationError as e:
+        if e.code is Code.CORRUPTED:
+            await job.lost()  # it is complete, and would only say so again
+        raise
+
+
+async def _upload(job: Job) -> Arrival:
     session = job.session or _handed_over(job.ticket)
     if session:
         try:
             return await _send_all(job, session, None)
         except _Gone as e:
             await job.lost()
-            if job.ticket is not None and job.ticket.url.session:
+            if _handed_over(job.ticket) == session:
                 raise _gone(job) from e
     ticket = await job.current()
     if ticket.url.session:  # a fresh ticket may be a session, too
@@ -126,7 +136,11 @@ def _same_origin(session: str, origin: Origin) -> bool:
     """Whether the URI leads to the server that was judged: anything else could lead into our own network."""
     try:
         parts = urlsplit(session)
-        return len(session) <= 16 * 1024 and parse_endpoint(f"{parts.scheme}://{parts.netloc}") == origin
+        return (
+            session.isascii()
+            and len(session) <= 16 * 1024
+            and parse_endpoint(f"{parts.scheme}://{parts.netloc}") == origin
+        )
     except (InputError, ValueError):
         return False
 
@@ -136,13 +150,13 @@ async def _send_all(job: Job, session: str, stored: int | None) -> Arrival:
     size = job.file.size
     async with Whole(job.source) as whole:
         answer, stored = (None, stored) if stored is not None else await _ask(job, session)
-        standstills = 0
+        standstills, most = 0, stored
         while answer is None:
-            before = stored
             end = min(size, stored + CHUNK)
             whole.reach(end)
             answer, stored = await _send_chunk(job, session, stored, end)
-            standstills = standstills + 1 if stored <= before else 0
+            # More than ever before: what it forgets and stores again is no progress.
+            standstills, most = (0, stored) if stored > most else (standstills + 1, most)
             if answer is None and standstills >= STANDSTILLS:
                 raise DestinationError(
                     Code.PROVIDER_UNAVAILABLE,
@@ -150,7 +164,8 @@ async def _send_all(job: Job, session: str, stored: int | None) -> Arrival:
                 )
         digests = await whole.digests()
     url = job.ticket.url if job.ticket is not None else _bare(job, session)
-    return await look.arrival(job, put_proof(url, digests, answer.headers), digests)
+    sent = {**sent_with(job.ticket), URL: session} if job.ticket is not None else None
+    return await look.arrival(job, put_proof(url, digests, answer.headers, sent), digests)
 
 
 async def _send_chunk(job: Job, session: str, start: int, end: int) -> tuple[Answer | None, int]:
@@ -204,10 +219,14 @@ def _judge(job: Job, answer: Answer, most: int) -> tuple[Answer | None, int]:
 
 
 def _bare(job: Job, session: str) -> SignedUrl:
-    """The session as a URL, where nothing else is left of the ticket."""
+    """The session as a URL, where nothing else is left of the ticket: a host that only the operator knows is nobody's."""
     parts = urlsplit(session)
     origin = parse_endpoint(f"{parts.scheme}://{parts.netloc}")
-    return SignedUrl(session, Provider.GCS, "gcs", "session", origin, "", job.file.key, session=True)
+    try:
+        vouched = place_of(origin.url, Styles()).vouched
+    except InputError:
+        vouched = False
+    return SignedUrl(session, Provider.GCS, "gcs", "session", origin, "", job.file.key, session=True, vouched=vouched)
 
 
 @dataclass(eq=False, slots=True)

@@ -82,11 +82,14 @@ class Readers:
         self.files = ThreadPoolExecutor(16, "signed-reader")
         # MD5 takes as long as everything else together: it has threads of its own, which wait for nobody.
         self.md5 = ThreadPoolExecutor(16, "signed-md5")
+        # Second readings, see ``whole``: they may take as long as the file is large, and nobody is to wait for them.
+        self.whole = ThreadPoolExecutor(8, "signed-whole")
 
     def close(self) -> None:
         """End the threads."""
         self.files.shutdown(cancel_futures=True)
         self.md5.shutdown(cancel_futures=True)
+        self.whole.shutdown(cancel_futures=True)
 
 
 class OpenSource:
@@ -157,6 +160,14 @@ class OpenSource:
     def stream(self, offset: int = 0, size: int | None = None, take: Take = Take.ALL) -> SourceStream:
         """A range, or the whole, as the body of a request; holds STREAM_BYTES at most."""
         return SourceStream(self, self._readers, offset, self.size - offset if size is None else size, take)
+
+    def again(self) -> OpenSource:
+        """The same file, to be opened once more; its bytes are counted on."""
+        return OpenSource(self.planned, self._readers, self.meter)
+
+    def in_order(self, step: Callable[..., None], *args: object) -> Future[None]:
+        """Do ``step`` of a second reading in a thread."""
+        return self._readers.whole.submit(step, *args)
 
     def close(self) -> None:
         """Forget the content and close the file, as soon as no thread reads it any more. Repeatable."""

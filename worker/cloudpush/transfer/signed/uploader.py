@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudpush.errors import Cancelled, CloudPushError, Code, InputError, LeaseLost, SourceError
-from cloudpush.logs import get_logger
+from cloudpush.logs import get_logger, redact, traceback_of
 from cloudpush.net import Pool, watched
 from cloudpush.push.guard import Origin, addresses, check_endpoint, parse_endpoint
 from cloudpush.push.job import Progress, Push
@@ -24,7 +24,8 @@ from cloudpush.push.signed.ports import Errand, Journal, Renewals, Uploader, Url
 from cloudpush.push.signed.urls import usable_at
 from cloudpush.push.states import Overwrite
 from cloudpush.transfer.signed import blocks, form, look, multipart, put, resumable
-from cloudpush.transfer.signed.job import Fresh, Job
+from cloudpush.transfer.signed.answers import Refused, secrets_of
+from cloudpush.transfer.signed.job import Fresh, Job, StaleError
 from cloudpush.transfer.signed.pace import Budget
 from cloudpush.transfer.signed.renewer import Renewer
 from cloudpush.transfer.signed.source import SMALL, Meter, OpenSource, Readers, Take
@@ -47,6 +48,8 @@ START_PATIENCE = timedelta(seconds=60)
 SPEED_SECONDS = 0.5
 #: Files in a row that got no proper answer: the rest would not either, and each would take its time.
 STREAK = 8
+#: Questions to callbacks at a time, one for each upload that waits for fresh URLs; and names that are resolved.
+QUESTIONS = 32
 
 #: What concerns every file of the batch.
 _FATAL = frozenset(
@@ -58,6 +61,8 @@ _FATAL = frozenset(
         Code.QUOTA_EXCEEDED,
     }
 )
+#: What an upload is refused with where there is an object, or is about to be one.
+_OCCUPIED = frozenset({Code.OBJECT_EXISTS, Code.CONFLICT})
 #: What concerns the server, if it happens to one file after the other.
 _SERVER = frozenset({Code.NETWORK, Code.PROVIDER_UNAVAILABLE, Code.THROTTLED})
 _PROVIDERS = {"gs": Provider.GCS, "az": Provider.AZURE}
@@ -77,7 +82,12 @@ class SignedUploader(Uploader):
         self._pool = Pool("signed-urls", timeouts(stall))
         self._servers: dict[Origin, Server] = {}
         self.shared = _Shared(
-            Readers(), ThreadPoolExecutor(8, "signed-clerk"), Budget(SMALL_BYTES), Budget(STREAM_BUDGET)
+            Readers(),
+            ThreadPoolExecutor(8, "signed-clerk"),
+            ThreadPoolExecutor(QUESTIONS, "signed-renewal"),
+            ThreadPoolExecutor(QUESTIONS, "signed-name"),
+            Budget(SMALL_BYTES),
+            Budget(STREAM_BUDGET),
         )
 
     @contextmanager
@@ -115,16 +125,22 @@ class SignedUploader(Uploader):
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What all uploads of a process share."""
+    """What all uploads of a process share.
+
+    Threads of one kind wait for no other: a journal (``clerks``) for no callback, and neither for a resolver.
+    """
 
     readers: Readers
     clerks: ThreadPoolExecutor
+    renewals: ThreadPoolExecutor
+    names: ThreadPoolExecutor
     small: Budget
     streams: Budget
 
     def close(self) -> None:
         self.readers.close()
-        self.clerks.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.clerks, self.renewals, self.names):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +188,6 @@ class SignedSession(UrlSession):
         control.check()
         if not errands:
             return {}
-        self._prepare()
         self._speed.expected += sum(e.file.size for e in errands)
         return self._pool.run(watched(self._send(errands, control), control))
 
@@ -180,19 +195,27 @@ class SignedSession(UrlSession):
         """See the port."""
         if not errands:
             return {}
-        try:
-            self._prepare()
-        except CloudPushError as e:
-            return {errand.file.seq: e.message for errand in errands}
-        return self._pool.run(watched(self._batch(_Nobody()).abort(errands, self._lanes), control))
+        return self._pool.run(watched(self._abort(errands), control))
 
     def progress(self) -> Progress:
         """See the port. Never raises."""
         return self._speed.progress()
 
     async def _send(self, errands: Sequence[Errand], control: Control) -> Mapping[int, Arrival | CloudPushError]:
-        async with aclosing(Renewer(self._renewals, control, self._shared.clerks)) as renewer:
+        await self._reach()
+        async with aclosing(Renewer(self._renewals, control, self._shared.renewals)) as renewer:
             return await self._batch(renewer).send(errands, self._lanes)
+
+    async def _abort(self, errands: Sequence[Errand]) -> Mapping[int, str]:
+        try:
+            await self._reach()
+        except CloudPushError as e:
+            return {errand.file.seq: e.message for errand in errands}
+        return await self._batch(_Nobody()).abort(errands, self._lanes)
+
+    async def _reach(self) -> None:
+        """A resolver may take its time; whoever is stopped meanwhile does not wait for it."""
+        await asyncio.get_running_loop().run_in_executor(self._shared.names, self._prepare)
 
     def _batch(self, fresh: Fresh) -> _Batch:
         return _Batch(self._wire, self._shared, self._place, self._journal, fresh, self._speed)
@@ -284,44 +307,99 @@ class _Batch:
         return left
 
     async def _send_group(self, group: Sequence[Errand]) -> None:
-        async with self._shared.small.hold(sum(e.file.size for e in group if e.file.size <= SMALL)):
+        """Send them; those whose URLs turn out to have expired once more, with fresh ones.
+
+        Between the two nothing of them is in memory: others need not wait for a callback that is none of theirs.
+        """
+        stale = await self._send_jobs([self._job(errand) for errand in group])
+        if not stale or self._fatal is not None:
+            return
+        failures = await asyncio.gather(*[self._renew(job, why) for job, why in stale])
+        fresh = []
+        for (job, _), failure in zip(stale, failures, strict=True):
+            if failure is not None:
+                self._note(job, failure)
+            else:
+                job.source = job.source.again()
+                fresh.append(job)
+        for job, still in await self._send_jobs(fresh):
+            self._note(job, still.why)
+
+    async def _send_jobs(self, jobs: Sequence[Job]) -> list[tuple[Job, StaleError]]:
+        """Send them, one after the other; returns those that need a fresh ticket."""
+        stale: list[tuple[Job, StaleError]] = []
+        async with self._shared.small.hold(sum(job.file.size for job in jobs if job.file.size <= SMALL)) as room:
             loop = asyncio.get_running_loop()
-            jobs = [self._job(errand) for errand in group]
             try:
                 failures = await loop.run_in_executor(self._shared.readers.files, self._open, jobs)
                 for job, failure in zip(jobs, failures, strict=True):
                     if self._fatal is not None:
-                        return
-                    self._note(job, failure or await self._send_one(job))
+                        break
+                    job.room = room
+                    outcome = failure or await self._send_one(job)
                     job.source.close()
+                    if isinstance(outcome, StaleError):
+                        stale.append((job, outcome))
+                    else:
+                        self._note(job, outcome)
             finally:
                 for job in jobs:
                     job.source.close()
+        return stale
 
-    def _open(self, jobs: Sequence[Job]) -> list[SourceError | None]:
+    async def _renew(self, job: Job, stale: StaleError) -> CloudPushError | None:
+        """Get the job its fresh ticket, or say why there is none."""
+        try:
+            await job.renew(stale)
+        except (Cancelled, LeaseLost):
+            raise
+        except CloudPushError as e:
+            return e
+        except Exception as e:  # noqa: BLE001 -- one file's trouble is not the batch's
+            return _defect(job, e)
+        return None
+
+    def _open(self, jobs: Sequence[Job]) -> list[CloudPushError | None]:
         """Open the jobs' files; in a thread."""
-        failures: list[SourceError | None] = []
+        failures: list[CloudPushError | None] = []
         for job in jobs:
             try:
                 job.source.open(self._place.root / job.file.path, self._place.roots)
                 failures.append(None)
             except SourceError as e:
                 failures.append(e)
+            except Exception as e:  # noqa: BLE001 -- one file's trouble is not the batch's
+                failures.append(_defect(job, e))
         return failures
 
-    async def _send_one(self, job: Job) -> Arrival | CloudPushError:
+    async def _send_one(self, job: Job) -> Arrival | CloudPushError | StaleError:
         try:
             if job.ticket is None and job.session:
                 return await resumable.upload(job)  # under way, and needs no signature any more
-            ticket = await job.current()
+            ticket = job.ready()
             await self._wait_for_start(ticket)
             self._compare_life(job, ticket)
             await _check_described(job, ticket)
-            return await look.before(job) or await _protocol(ticket, job.file.size)(job)
+            return await look.before(job) or await self._upload(job, ticket)
+        except StaleError as e:
+            return StaleError(e.ticket, e.why)  # without its frames, which hold the content
         except (Cancelled, LeaseLost):
             raise
         except CloudPushError as e:
             return e
+        except Exception as e:  # noqa: BLE001 -- one file's trouble is not the batch's: the others' arrivals must be told
+            return _defect(job, e)
+
+    async def _upload(self, job: Job, ticket: Ticket) -> Arrival:
+        try:
+            return await _protocol(ticket, job.file.size)(job)
+        except Refused as e:
+            if e.code not in _OCCUPIED:
+                raise
+            arrival = await look.mine(job, e)
+        # Where it is not what our upload became, that is still open.
+        left = await multipart.abort(job) if ticket.kind is Kind.MULTIPART and ticket.abort else ""
+        return replace(arrival, note=left)
 
     def _compare_life(self, job: Job, ticket: Ticket) -> None:
         """Warn of a URL that will have expired, at the present speed, before the file is sent.
@@ -341,15 +419,17 @@ class _Batch:
 
         Raises InputError URL_NOT_YET_VALID where it is more than that.
         """
-        if ticket.url.starts_at is None or ticket.url.starts_at <= self._wire.clock.now():
+        clock = self._wire.clock
+        if ticket.url.starts_at is None or ticket.url.starts_at <= clock.now():
             return
         try:
-            usable_at(replace(ticket.url, expires_at=None), self._wire.clock.now())
+            usable_at(replace(ticket.url, expires_at=None), clock.now())
         except InputError:
-            wait = ticket.url.starts_at - self._wire.clock.now() if ticket.url.starts_at is not None else timedelta(0)
-            if wait > START_PATIENCE:
+            wait = ticket.url.starts_at - clock.now()
+            if wait <= START_PATIENCE:
+                await asyncio.sleep(wait.total_seconds())
+            elif ticket.url.starts_at > clock.latest():
                 raise
-            await asyncio.sleep(wait.total_seconds())
 
     async def _abort_one(self, errand: Errand) -> str:
         job = self._job(errand)
@@ -365,6 +445,8 @@ class _Batch:
             raise
         except CloudPushError as e:
             return e.message
+        except Exception as e:  # noqa: BLE001 -- one file's trouble is not the batch's
+            return _defect(job, e).message
         return ""
 
     def _job(self, errand: Errand) -> Job:
@@ -390,6 +472,27 @@ class _Batch:
         self._streak = self._streak + 1 if outcome.code in _SERVER else 0
         if outcome.code in _FATAL or self._streak >= STREAK:
             self._fatal = self._fatal or outcome
+
+
+def _defect(job: Job, error: Exception) -> CloudPushError:
+    """``error`` is none that anybody foresaw: what the file ends with. All that is known of it goes to the log.
+
+    Its words may quote a URL: a library's, or what was made of a hostile answer.
+    """
+    words = redact(traceback_of(error), *_secrets(job), limit=20_000)
+    log.error("upload.defect", path=job.file.path, error=words)
+    return CloudPushError(
+        Code.INTERNAL, f"{job.file.path!r} could not be sent: {type(error).__name__}, see the worker's log."
+    )
+
+
+def _secrets(job: Job) -> Iterator[str]:
+    for ticket in (job.errand.ticket, job.ticket):
+        if ticket is not None:
+            for url in (ticket.url.text, *ticket.parts, ticket.abort, ticket.verify.text if ticket.verify else ""):
+                yield from secrets_of(url)
+            yield from (*ticket.fields.values(), *ticket.headers.values())
+    yield from secrets_of(job.session)
 
 
 async def _check_described(job: Job, ticket: Ticket) -> None:

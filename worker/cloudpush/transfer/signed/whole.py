@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,9 @@ from cloudpush.errors import Code, SourceError
 from cloudpush.push.signed.model import Piece
 from cloudpush.push.signed.proof import Digests
 from cloudpush.transfer.signed.source import CHUNK, OpenSource
+
+#: Bytes that are read in a row; then another file has its turn.
+STEP = 16 * CHUNK
 
 
 class Whole:
@@ -41,6 +45,8 @@ class Whole:
         self._done = 0
         self._limit = 0
         self._stopped = False
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._step: Future[None] | None = None
         self._reading: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -51,9 +57,12 @@ class Whole:
     ) -> None:
         # The file may be closed after us, so the thread that reads it has to be at its end.
         self._stopped = True
+        if self._step is not None:
+            self._step.cancel()  # if it has not begun; else it is over within a chunk
         if self._reading is not None:
             await asyncio.wait([self._reading])
-            self._reading.exception()  # told by ``digests``, or of no interest any more
+            if not self._reading.cancelled():
+                self._reading.exception()  # told by ``digests``, or of no interest any more
 
     @property
     def differing(self) -> list[int]:
@@ -76,16 +85,19 @@ class Whole:
         return Digests(self._source.size, sha256=self._sha256.digest(), crc64=self._crc64, crc32c=self._crc32c)
 
     async def _read(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._done < self._limit and not self._stopped:
-            end = min(self._limit, self._stops[bisect_right(self._stops, self._done)])
-            await loop.run_in_executor(None, self._take, self._done, end)
+            end = min(self._limit, self._done + STEP, self._stops[bisect_right(self._stops, self._done)])
+            self._step = self._source.in_order(self._take, self._done, end)
+            await asyncio.wrap_future(self._step)
             self._done = end
 
     def _take(self, start: int, end: int) -> None:
         """Digest a range; in a thread."""
-        piece = self._kept.get(start)
-        md5 = hashlib.md5(usedforsecurity=False) if piece is not None and end == start + piece.size else None
+        passed = bisect_right(self._stops, start)
+        begin = self._stops[passed - 1] if passed else 0
+        piece = self._kept.get(begin)
+        if start == begin:
+            self._md5 = hashlib.md5(usedforsecurity=False)
         for offset in range(start, end, CHUNK):
             if self._stopped:
                 raise SourceError(Code.SOURCE_UNREADABLE, "the reading was stopped")
@@ -93,9 +105,9 @@ class Whole:
             self._crc64 = checksums.crc64nvme(data, self._crc64)
             self._crc32c = checksums.crc32c(data, self._crc32c)
             self._sha256.update(data)
-            if md5 is not None:
-                md5.update(data)
-        if piece is not None and md5 is not None and md5.digest() == piece.md5:
+            if piece is not None:
+                self._md5.update(data)
+        if piece is not None and end == begin + piece.size and self._md5.digest() == piece.md5:
             self._same.add(piece.number)
 
 
