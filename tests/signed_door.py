@@ -109,7 +109,8 @@ class Door:
         """What a worker would read."""
         with transaction(self.engine) as c:
             query = sa.text(
-                "SELECT number, first_seq, last_seq, block, blocks FROM sheet WHERE credential_id = :id ORDER BY number"
+                "SELECT number, first_seq, last_seq, block, blocks FROM sheet "
+                "WHERE credential_id = :id AND NOT session ORDER BY number"
             )
             cards = [SheetCard(*row) for row in c.execute(query, {"id": set_id})]
         return list(TicketBook(self.vault, "ada", set_id, cards).rows())

@@ -119,7 +119,7 @@ def released(live: Live, places: Places, tmp_path_factory: pytest.TempPathFactor
         "wrong session": _push(live, small, bucket, by_environment),
         "wrong secret": _push(live, small, bucket, wrong_only),
         "urls": live.cli("wait", slow_urls).code,
-        "renewed urls": live.cli("wait", _push_short_lived(live, portal, small, callback)).code,
+        "renewed urls": _push_short_lived(live, portal, small, callback),
         "wrong urls": live.cli("wait", _push_urls(live, portal, small, callback, spoilt=True)).code,
         "one url": live.cli(
             *("push", small / "a", "--signed-url", "-", "--wait"), stdin=portal.rows(["a"], "single")[0]["url"]
@@ -176,14 +176,18 @@ def _push_urls(live: Live, portal: Portal, source: Path, callback: str, *, spoil
     return push_id
 
 
-def _push_short_lived(live: Live, portal: Portal, source: Path, callback: str) -> str:
-    """By URLs that have expired when the worker comes to them. In this process: a command takes long to start."""
+def _push_short_lived(live: Live, portal: Portal, source: Path, callback: str) -> int:
+    """By URLs that have expired when the worker comes to them; nobody destroys them before it has planned with them.
+
+    Submitted in this process: a command takes long to start. Gives the exit code.
+    """
     rows = portal.rows([p.name for p in source.iterdir()], "renewed", seconds=2)
-    with live.asleep("worker"):
-        request = Request(live.owner, live.owner, str(source), "", "")
-        push_id = live.services.signed.submit(request, enumerate(rows, 1), callback).push_id
-        time.sleep(2.5)
-    return str(push_id)
+    with live.asleep("sweeper"):
+        with live.asleep("worker"):
+            request = Request(live.owner, live.owner, str(source), "", "")
+            push_id = live.services.signed.submit(request, enumerate(rows, 1), callback).push_id
+            time.sleep(2.5)
+        return live.cli("wait", str(push_id)).code
 
 
 def _push(live: Live, source: Path, bucket: str, credential: str) -> int:
