@@ -216,6 +216,7 @@ def test_dry_run_tells_and_stores_nothing(live: Live, bucket: str, good: str) ->
             "files": 2,
             "bytes": 3,
             "refusals": 1,
+            "warnings": [],
             "refused": [{"path": "pipe", "code": "SOURCE_NOT_A_FILE", "message": "'pipe' is a pipe"}],
             "first": [{"path": "one", "key": "to/one", "size": 1}, {"path": "two", "key": "to/two", "size": 2}],
         },
