@@ -11,7 +11,7 @@
     ├── EngineError                rclone itself, or the machine it runs on
     ├── StoreError                 Postgres
     ├── BrokerError                Redis / Valkey
-    └── StackError, LeaseLost, Cancelled   the end of an execution, not of a push
+    └── StackError, LeaseLost, Cancelled, ConsentRevoked   the end of an execution
 
 Every error is raised with a stable :class:`Code`. The code decides whether a retry can help
 and who has to act; a caller never guesses that. Messages name the field, the value (never a
@@ -75,6 +75,16 @@ class Code(StrEnum):
     URL_NOT_YET_VALID = "URL_NOT_YET_VALID"
     UPLOAD_GONE = "UPLOAD_GONE"
     RESIGN_FAILED = "RESIGN_FAILED"
+    # consent
+    UNKNOWN_PROVIDER = "UNKNOWN_PROVIDER"
+    UNKNOWN_GRANT = "UNKNOWN_GRANT"
+    CONSENT_FAILED = "CONSENT_FAILED"
+    SCOPE_TOO_NARROW = "SCOPE_TOO_NARROW"
+    CONSENT_NEEDED = "CONSENT_NEEDED"
+    CONSENT_REVOKED = "CONSENT_REVOKED"
+    CLIENT_REJECTED = "CLIENT_REJECTED"
+    GRANT_UNAVAILABLE = "GRANT_UNAVAILABLE"
+    SIGN_IN_REFUSED = "SIGN_IN_REFUSED"
     VAULT_SEALED = "VAULT_SEALED"
     VAULT_UNREACHABLE = "VAULT_UNREACHABLE"
     VAULT_DENIED = "VAULT_DENIED"
@@ -154,7 +164,9 @@ def _waits(fix: str) -> Meaning:
 
 MEANINGS: dict[Code, Meaning] = {
     Code.BAD_INPUT: _user("Correct the field that the message names and submit again."),
-    Code.BAD_URI: _user("Write the destination as s3://BUCKET/PREFIX (or r2://, b2://, minio://, seaweedfs://)."),
+    Code.BAD_URI: _user(
+        "Write the destination as s3://BUCKET/PREFIX (or gs://, az://CONTAINER, r2://, b2://, minio://, seaweedfs://)."
+    ),
     Code.UNKNOWN_CREDENTIAL: _user("List your credentials with `cloudpush credential list`."),
     Code.UNKNOWN_PUSH: _user("List pushes with `cloudpush history`."),
     Code.NOT_OWNER: _user("Use a credential of your own, or submit as its owner."),
@@ -188,12 +200,29 @@ MEANINGS: dict[Code, Meaning] = {
     Code.RESIGN_FAILED: _passes(
         "Mend the callback, which is asked again, or hand over fresh URLs with `cloudpush resign PUSH`.", Actor.USER
     ),
+    Code.UNKNOWN_PROVIDER: _user("Choose one of `cloudpush provider list`, or ask the operator to add it."),
+    Code.UNKNOWN_GRANT: _user("List connections with `cloudpush grant list`."),
+    Code.CONSENT_FAILED: _user("Begin again at *Connections*; nothing was connected."),
+    Code.SCOPE_TOO_NARROW: _user("Connect again and leave every permission that is asked for ticked."),
+    Code.CONSENT_NEEDED: _waits(
+        "Press *Reconnect* at the connection: every push that waits for it goes on where it stopped."
+    ),
+    Code.CONSENT_REVOKED: _user("Connect the account again, or have it shared with you, and push again."),
+    Code.CLIENT_REJECTED: _operator(
+        "The provider does not know CloudPush's client id or secret: correct them (`cloudpush provider set-secret`); "
+        "pushes go on by themselves.",
+        retryable=True,
+    ),
+    Code.GRANT_UNAVAILABLE: _passes("Nothing: the push goes on when the provider lends access again.", Actor.PROVIDER),
+    Code.SIGN_IN_REFUSED: _user("Sign in again; ask the operator for an account, or for a new link."),
     Code.VAULT_SEALED: _operator("Unseal Vault; pushes go on by themselves.", retryable=True),
     Code.VAULT_UNREACHABLE: _operator("Start Vault or mend the network; pushes go on by themselves.", retryable=True),
     Code.VAULT_DENIED: _operator(
         "Give the role its policy from config/vault (see `cloudpush doctor`).", retryable=True
     ),
-    Code.ACCESS_DENIED: _user("Grant the key PutObject and GetObject on the prefix, or check the secret."),
+    Code.ACCESS_DENIED: _user(
+        "Let the key, role or account write and read below the prefix (S3: PutObject, GetObject), or check the secret."
+    ),
     Code.BAD_SIGNATURE: _user("The key or its secret is wrong for this endpoint: add the credential again."),
     Code.NO_SUCH_BUCKET: _user("Create the bucket, or correct its name or region."),
     Code.OBJECT_EXISTS: _user("Choose another prefix, or push with --overwrite if-different or always."),
@@ -294,6 +323,13 @@ class LeaseLost(CloudPushError):
 
     def __init__(self, what: str) -> None:
         super().__init__(Code.LEASE_LOST, f"The lease on {what} ran out and was taken over.")
+
+
+class ConsentRevoked(CloudPushError):
+    """The consent that a push uses was taken back, or is not shared with it any more: stop, ask for nothing."""
+
+    def __init__(self, why: str = "The consent that this push used was revoked.") -> None:
+        super().__init__(Code.CONSENT_REVOKED, why)
 
 
 class Cancelled(CloudPushError):

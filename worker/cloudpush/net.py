@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 from xml.parsers import expat
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from cloudpush.errors import Code, DestinationError
+from cloudpush.errors import Code, DestinationError, SettingsError
 from cloudpush.push.ports import Control
 
 T = TypeVar("T")
@@ -90,6 +92,25 @@ class Pool:
         if session is not None:
             asyncio.run_coroutine_threadsafe(session.close(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
+
+
+@cache
+def trusting(ca_file: str) -> ssl.SSLContext:
+    """What takes certificates of the CAs in this file and of no others. Read once: another file needs another process.
+
+    Raises SettingsError where nobody can be trusted by it.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError:
+        why = "has no certificate in PEM form"
+    except OSError as e:
+        why = f"cannot be read: {e.strerror}"
+    raise SettingsError(
+        Code.SETTINGS_INVALID,
+        f"providers: ca_file = {ca_file!r} {why}; correct it in the file of CLOUDPUSH_PROVIDERS_FILE.",
+        field="ca_file",
+    )
 
 
 async def watched(work: Coroutine[Any, Any, T], control: Control) -> T:

@@ -1,4 +1,4 @@
-"""What a process has to live with: files that travel with the package, memory and the collector of its garbage.
+"""What a process has to live with: files that travel with the package, memory, and the collector of its garbage.
 
 Migrations, policies and server configuration lie inside the package in a wheel, and at its root in a checkout.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import resource as limits
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -38,6 +40,15 @@ def share_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 1)
+
+
+def keep_secrets_off_disk() -> None:
+    """Neither this process nor one that it starts leaves tokens or keys in a file that nobody asked for.
+
+    No crash writes memory to disk; and TLS writes its keys nowhere, as it would where a developer's variable is set.
+    """
+    limits.setrlimit(limits.RLIMIT_CORE, (0, 0))
+    os.environ.pop("SSLKEYLOGFILE", None)
 
 
 def calm_collector() -> None:

@@ -67,6 +67,18 @@ class Settings(BaseModel):
     vault_kv_mount: str = "cloudpush"
     vault_transit_mount: str = "transit"
     vault_transit_key: str = "cloudpush"
+    vault_issuer_key: str = "cloudpush-issuer"  # of Transit, RSA: signs our identity tokens
+    # consent and the web pages
+    providers_file: Path | None = None
+    web_url: str = ""  # where browsers reach the pages: https://HOST[:PORT]; also our issuer
+    web_host: str = "127.0.0.1"
+    web_port: Annotated[int, Field(ge=1, le=65535)] = 8765
+    web_oidc_issuer: str = ""  # who signs people in
+    web_oidc_client_id: str = ""
+    web_oidc_owner_claim: str = "email"  # the claim that names the owner
+    web_link_user: str = ""  # whom one-time links sign in; the embedded stack's own user
+    web_idle_minutes: Annotated[float, Field(gt=0)] = 60.0
+    web_session_hours: Annotated[float, Field(gt=0)] = 12.0
     # what may be read, and where to
     source_roots: tuple[Path, ...] = ()
     allowed_endpoints: tuple[str, ...] = ()  # host or host:port
@@ -101,7 +113,7 @@ class Settings(BaseModel):
     def _endpoints(cls, value: object) -> object:
         return _split(value, ",")
 
-    @field_validator("vault_ca_file", "profiles_file", "runtime_dir", mode="before")
+    @field_validator("vault_ca_file", "profiles_file", "providers_file", "runtime_dir", mode="before")
     @classmethod
     def _absent(cls, value: object) -> object:
         return None if value == "" else value

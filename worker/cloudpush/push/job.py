@@ -17,7 +17,7 @@ from cloudpush.push.states import FileState, Overwrite, State, Strength
 class Profile:
     """Where a destination's scheme leads: a dialect and an endpoint.
 
-    ``dialect`` is rclone's name of the S3 provider in lower case: ``aws``, ``minio``,
+    ``dialect``: ``gcs``, ``azure``, or rclone's name of the S3 provider in lower case: ``aws``, ``minio``,
     ``cloudflare``, ``seaweedfs``, ``backblaze``, ``ceph``, ``other``. ``endpoint`` is empty where
     the dialect's own default holds. ``trusted`` says that the operator wrote this endpoint, so it may be
     a private address; a user's own endpoint never is.
@@ -52,7 +52,7 @@ class Secret(Protocol):
 
     @property
     def kind(self) -> str:
-        """``access_key``, ``resign_hook``, later ``oauth_grant``."""
+        """``access_key``, ``resign_hook``; of a grant's pass ``bearer``, ``sas`` or ``access_key``."""
 
     @property
     def endpoint(self) -> str:
@@ -91,6 +91,12 @@ class Push:
     cancelled: bool = False  # somebody asked to stop it before this claim
     endpoint: str = ""  # of its credential; with signed URLs the origin that all of them lead to
     hook_id: UUID | None = None  # a credential of kind resign_hook: whom to ask for fresh URLs
+    credential_owner: str = ""  # whose grant it is, where it was shared with the push's owner; empty: the owner's own
+
+    @property
+    def sealed_for(self) -> str:
+        """Whose name the credential is sealed under."""
+        return self.credential_owner or self.owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,9 @@ class Seen:
 
     ``etag`` is without quotes. ``opaque_etag``: the object is encrypted in a way that makes its ETag no
     digest of the bytes, although it may look like one. ``sha256``: the provider's own digest of the whole
-    object, base64, where it gives one.
+    object, base64, where it gives one; ``md5``: likewise, 16 bytes. ``reread``: SHA-256 of the object's bytes, which
+    were read back. ``ingest``: what is there was sent in pieces, each with a digest that the provider compares; only an
+    answer right after an upload says so.
     """
 
     exists: bool | None
@@ -166,6 +174,9 @@ class Seen:
     version_id: str = ""
     opaque_etag: bool = False
     sha256: str = ""
+    md5: bytes = b""
+    reread: bytes = b""
+    ingest: bool = False
     error: CloudPushError | None = None
 
 
@@ -234,9 +245,9 @@ class Request:
     actor: str
     source: str
     destination: str
-    credential: str  # an id, or the name of one of the owner's
+    credential: str  # an id, the name of one of the owner's, or OWNER/NAME of a grant that is shared with them
     profile: str = ""
-    min_strength: Strength = Strength.CHECKSUM
+    min_strength: Strength | None = None  # None: the destination's default
     overwrite: Overwrite = Overwrite.IF_DIFFERENT
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

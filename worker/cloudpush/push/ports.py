@@ -29,14 +29,17 @@ from cloudpush.push.job import (
     Seen,
     Verdict,
 )
-from cloudpush.push.states import State, Strength
+from cloudpush.push.states import State, Strength, Wish
 
 
 class Control(Protocol):
     """Tells an execution whether to go on. Cheap; ask often."""
 
     def check(self) -> None:
-        """Return while all is well; raise Cancelled or LeaseLost as soon as it is not."""
+        """Return while all is well; raise a CloudPushError as soon as it is not, whichever it is: stop then.
+
+        Cancelled, LeaseLost, ConsentRevoked; CredentialError CONSENT_NEEDED and others where a secret could not be renewed.
+        """
 
 
 class Vault(Protocol):
@@ -72,6 +75,20 @@ class Session(Protocol):
         CloudPushError where the credential may not list or abort uploads, Cancelled, LeaseLost.
         """
 
+    def renew(self, secret: Secret) -> None:
+        """Use ``secret`` from now on. Thread-safe, repeatable, also while ``send`` runs in other threads.
+
+        It is of the kind that the session was opened with and for the same destination. Uploads under way turn to it
+
+        - with an access key at their next request;
+        - with a bearer token at their next request once the old one is about to end, so renew ahead of that;
+        - with a SAS not at all: it is made for as long as its part may last, and only new uploads take the new one.
+
+        A token that was refused before its end is not used by a ``send`` that begins after this. Raises InputError for a
+        secret of another kind or for elsewhere, EngineError where the engine does not take it (it crashed): what runs
+        goes on with the old one, or fails by itself.
+        """
+
     def progress(self) -> Progress:
         """Bytes and files sent so far through this session, and the present speed."""
 
@@ -91,6 +108,9 @@ class Inspector(Protocol):
 
     def look(self, destination: Destination, secret: Secret, keys: Sequence[str], control: Control) -> Sequence[Seen]:
         """One HEAD (or its equivalent) per key, many at once; answers in the order of ``keys``. Repeatable.
+
+        To be asked right after ``keys`` were sent by the engine: what an answer proves may rest on how that sends. Small
+        objects may be read back where a provider gives no digest of its own.
 
         A key that is absent, or that we may not see, is a Seen, not an error; so is a failure that
         concerns one key. Raises DestinationError where no key can be asked (refused connection,
@@ -138,7 +158,8 @@ class Store(Protocol):
         ``ending``: to tidy up after a part that is over, which neither a cancellation nor an expiry forbids.
 
         Raises LeaseLost, Cancelled (asked for in the meantime), CredentialError (purged or expired; URL_EXPIRED for a
-        set of signed URLs that nobody renews).
+        set of signed URLs that nobody renews; CONSENT_NEEDED for a grant whose user must consent anew), ConsentRevoked
+        (a grant that was revoked, or is not shared with the push's owner any more).
         """
 
     def record_files(self, part: Part, lease: Lease, results: Sequence[FileResult]) -> None:
@@ -159,8 +180,12 @@ class Store(Protocol):
     def end_push(self, push: Push, lease: Lease, verdict: Verdict) -> None:
         """End an attempt that did not get as far as parts: retry later, a pause, or a final state. Raises LeaseLost."""
 
-    def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, bool]:
-        """Extend leases: token → whether its push is to be cancelled. A missing token has lost its lease."""
+    def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, Wish]:
+        """Extend leases: token → how its push is to go on. A missing token has lost its lease.
+
+        REVOKED: its credential is a grant that was revoked or is being purged, or the share by which its owner used
+        somebody else's has ended. One that needs its user's consent anew goes on for as long as what it made of it lasts.
+        """
 
     def note_progress(self, moments: Mapping[UUID, Progress]) -> None:
         """Write progress into rows, by lease token. Best effort, at a low rate."""

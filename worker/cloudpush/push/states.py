@@ -47,6 +47,14 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
+class Wish(IntEnum):
+    """What the heartbeat brings back for a lease: how its push is to go on. The higher one counts."""
+
+    GO_ON = 0
+    REVOKED = 1  # the consent that it uses was taken back, or the share that let it use it has ended
+    CANCEL = 2  # somebody asked to stop
+
+
 class FileState(StrEnum):
     """Where one file stands. Everything but PLANNED is a verdict."""
 
@@ -126,6 +134,24 @@ class Event(StrEnum):
     CREDENTIAL_EXPIRED = "credential.expired"
     CREDENTIAL_PURGING = "credential.purging"  # may not be used any more; on its way out of Vault
     CREDENTIAL_PURGED = "credential.purged"  # destroyed in Vault, seen to be gone
+    GRANT_ASKED = "grant.asked"  # a browser was sent to the provider: which scopes, for whom
+    GRANT_GRANTED = "grant.granted"  # consent given: which scopes, by which account
+    GRANT_REFUSED = "grant.refused"  # the user or the provider said no, or less was granted than is needed
+    GRANT_OPENED = "grant.opened"  # a worker unsealed its tokens
+    GRANT_REFRESHING = "grant.refreshing"  # written ahead: a refresh token is about to be spent
+    GRANT_REFRESHED = "grant.refreshed"  # the tokens that came for it are sealed
+    GRANT_REFRESH_FAILED = "grant.refresh_failed"  # the provider gave none; carries its code
+    GRANT_RECONNECT_NEEDED = "grant.reconnect_needed"  # its refresh token is dead: pushes wait for its user
+    GRANT_RECONNECTED = "grant.reconnected"  # the same account consented anew: what waited goes on
+    GRANT_CHECKED = "grant.checked"  # it was tried out at the provider, and how that went
+    GRANT_SHARED = "grant.shared"  # somebody else may push with it: who, where, until when
+    GRANT_UNSHARED = "grant.unshared"
+    GRANT_NOTIFIED = "grant.notified"  # its user's webhook was told that a reconnect is needed
+    GRANT_SUPERSEDED = "grant.superseded"  # tokens of earlier generations were destroyed in Vault
+    GRANT_REVOKING = "grant.revoking"  # from now on nobody may use it
+    GRANT_REVOKED = "grant.revoked"  # carries whether the provider was told
+    SESSION_STARTED = "session.started"  # somebody signed in to the web pages
+    SESSION_ENDED = "session.ended"
     VAULT_KEY_ROTATED = "vault.key_rotated"  # the Transit key has a new version
     VAULT_KEY_RETIRED = "vault.key_retired"  # its older versions unwrap nothing any more
 

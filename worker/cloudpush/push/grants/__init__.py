@@ -1,0 +1,1 @@
+"""Grants: what a user's consent gave, how it is kept alive, shared, used and taken back."""
