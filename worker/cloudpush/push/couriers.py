@@ -6,11 +6,13 @@
     trip      the way of one part: set out, batch after batch, give up what will not arrive
 
 The story (:mod:`cloudpush.push.lifecycle`) is the same for all of them. :class:`KeyCourier` carries with a secret
-that opens the destination to the transfer engine; :mod:`cloudpush.push.signed.courier` with signed URLs.
+that opens the destination to the transfer engine, :class:`GrantCourier` with one that it has renewed on the way,
+:mod:`cloudpush.push.signed.courier` with signed URLs.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -21,7 +23,9 @@ from typing import Protocol
 from cloudpush.errors import DestinationError, EngineError
 from cloudpush.logs import get_logger
 from cloudpush.push.delivery import Delivery
+from cloudpush.push.grants.ports import Minter
 from cloudpush.push.job import FileResult, Lease, Part, PlannedFile, Progress, Push, Refusal, Verdict
+from cloudpush.push.keys import FixedKey, Key, RenewedKey
 from cloudpush.push.ports import Clock, Control, Engine, Inspector, Session, Vault
 from cloudpush.push.walk import real_roots, walk
 
@@ -38,14 +42,14 @@ class Trip(Protocol):
         """Unseal and make ready to carry ``files``: the part's that have no verdict yet. Called once, first.
 
         The use of the credential is recorded by then. Raises VaultError, CredentialError, EngineError, Cancelled,
-        LeaseLost.
+        ConsentRevoked, LeaseLost.
         """
 
     def batch(self, files: Sequence[PlannedFile]) -> list[FileResult]:
         """Deal with ``files``; one result each, in no particular order.
 
         A failure that may pass, or that waits for somebody, leaves its file planned. Raises CloudPushError where
-        nothing of the batch can succeed, Cancelled, LeaseLost.
+        nothing of the batch can succeed, Cancelled, ConsentRevoked, LeaseLost.
         """
 
     def progress(self) -> Progress:
@@ -83,13 +87,10 @@ def group_of(part: Part, lease: Lease) -> str:
     return f"{part.push_id.hex}-{part.number}-{lease.token.hex[:8]}"
 
 
-class KeyCourier:
-    """Carries with an unsealed secret through the transfer engine, and asks the destination what arrived."""
+class EngineCourier(ABC):
+    """Carries through the transfer engine, and asks the destination what arrived. What opens it is a subclass's."""
 
-    def __init__(
-        self, *, vault: Vault, engine: Engine, inspector: Inspector, clock: Clock, roots: tuple[Path, ...]
-    ) -> None:
-        self._vault = vault
+    def __init__(self, *, engine: Engine, inspector: Inspector, clock: Clock, roots: tuple[Path, ...]) -> None:
         self._engine = engine
         self._inspector = inspector
         self._clock = clock
@@ -103,42 +104,78 @@ class KeyCourier:
     def trip(self, push: Push, part: Part, lease: Lease, control: Control) -> Iterator[Trip]:
         """See :class:`Courier`."""
         with ExitStack() as opened:
-            yield _KeyTrip(self, push, part, lease, control, opened)
+            yield _EngineTrip(self, push, part, lease, control, opened)
 
-    def open(self, push: Push, part: Part, lease: Lease, control: Control, opened: ExitStack) -> Delivery:
-        """Unseal, and open the engine's session; ``opened`` closes it. Raises VaultError, CredentialError, EngineError."""
-        secret = self._vault.unseal(push.credential_id, push.owner, push.credential_kind)
-        root = root_of(push)
-        session = opened.enter_context(self._engine.open(push.destination, secret, group_of(part, lease)))
+    @abstractmethod
+    def key(self, push: Push, control: Control) -> Key:
+        """What opens the destination on a trip that goes on while ``control`` lets it. Raises as ``Trip.set_out``."""
+
+    def open(self, key: Key, push: Push, part: Part, lease: Lease, opened: ExitStack) -> Delivery:
+        """Open the engine's session; ``opened`` closes it. Raises EngineError."""
+        session = opened.enter_context(self._engine.open(push.destination, key.secret(), group_of(part, lease)))
+        opened.enter_context(key.kept_valid(session))
         return Delivery(
             push=push,
-            root=root,
+            root=root_of(push),
             roots=real_roots(self._roots),
-            secret=secret,
+            secret=key.secret,
             session=session,
             inspector=self._inspector,
-            control=control,
+            control=key,
             helpers=opened.enter_context(ThreadPoolExecutor(LANES, "reader")),
             now=self._clock.now,
         )
 
 
-class _KeyTrip:
+class KeyCourier(EngineCourier):
+    """Carries with an unsealed secret, which is the same from the beginning of a trip to its end."""
+
     def __init__(
-        self, courier: KeyCourier, push: Push, part: Part, lease: Lease, control: Control, opened: ExitStack
+        self, *, vault: Vault, engine: Engine, inspector: Inspector, clock: Clock, roots: tuple[Path, ...]
     ) -> None:
-        self._open = partial(courier.open, push, part, lease, control, opened)
-        self._again = part.attempt > 1
+        super().__init__(engine=engine, inspector=inspector, clock=clock, roots=roots)
+        self._vault = vault
+
+    def key(self, push: Push, control: Control) -> Key:
+        """See :class:`EngineCourier`."""
+        return FixedKey(self._vault.unseal(push.credential_id, push.sealed_for, push.credential_kind), control)
+
+
+class GrantCourier(EngineCourier):
+    """Carries with what a grant gives: short-lived, and renewed while a part is on its way."""
+
+    def __init__(
+        self, *, minter: Minter, engine: Engine, inspector: Inspector, clock: Clock, roots: tuple[Path, ...]
+    ) -> None:
+        super().__init__(engine=engine, inspector=inspector, clock=clock, roots=roots)
+        self._minter = minter
+
+    def key(self, push: Push, control: Control) -> Key:
+        """See :class:`EngineCourier`."""
+        return RenewedKey(partial(self._minter.mint, push), control, self._clock, str(push.id))
+
+
+class _EngineTrip:
+    def __init__(
+        self, courier: EngineCourier, push: Push, part: Part, lease: Lease, control: Control, opened: ExitStack
+    ) -> None:
+        self._courier = courier
+        self._push = push
+        self._part = part
+        self._lease = lease
         self._control = control
+        self._opened = opened
+        self._key: Key
         self._delivery: Delivery
 
     def set_out(self, files: Sequence[PlannedFile]) -> None:
-        self._delivery = self._open()
-        if self._again:
-            _tidy_up(self._delivery.session, files, self._control)
+        self._key = self._courier.key(self._push, self._control)
+        self._delivery = self._courier.open(self._key, self._push, self._part, self._lease, self._opened)
+        if self._part.attempt > 1:
+            _tidy_up(self._delivery.session, files, self._key)
 
     def batch(self, files: Sequence[PlannedFile]) -> list[FileResult]:
-        return self._delivery.batch(files)
+        return self._key.used(self._delivery.batch, files)
 
     def progress(self) -> Progress:
         return self._delivery.session.progress()

@@ -9,7 +9,8 @@ Postgres says what exists, Vault holds what is secret, and each step commits in 
 Vault is touched. So a crash leaves a row that :meth:`Custody.purge_due` finds, never a secret that
 nobody knows of. A row that is not ``active`` is never unsealed.
 
-A set of signed URLs is a credential whose secret is many blocks; ``push.signed.sets`` seals it.
+A set of signed URLs is a credential whose secret is many blocks; ``push.signed.sets`` seals it. So is the grant of a
+consent, whose tokens are a further block with each refresh; ``push.grants`` tells its life, which ends with ``purged`` here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from uuid import UUID, uuid4
 
 from cloudpush.errors import CloudPushError, Code, CredentialError, InputError
 from cloudpush.logs import get_logger
+from cloudpush.push.grants.model import GRANT_KINDS
 from cloudpush.push.guard import check_endpoint
 from cloudpush.push.job import Secret
 from cloudpush.push.ports import Clock
@@ -37,6 +39,8 @@ KEPT_AFTER_EXPIRY = timedelta(days=30)
 SEALING_PATIENCE = timedelta(minutes=2)
 #: A set is sealed while its manifest is read. Nothing was added for so long: whoever read it is gone.
 SET_PATIENCE = timedelta(minutes=15)
+#: A refresh, or a reconnect, that was begun before so long and did not end: whoever began it is gone.
+REFRESH_PATIENCE = timedelta(hours=1)
 #: Credentials that one call of a sweep deals with.
 SWEEP_LIMIT = 100
 #: Seconds after which a call of a sweep leaves the rest to the next: large sets take a moment each.
@@ -73,6 +77,7 @@ class Reason(StrEnum):
     UNUSED = "unused"  # sealed for a push that came to nothing, or was known already
     PUSH_ENDED = "push_ended"  # signed URLs: the push that they were handed over for is over
     URLS_EXPIRED = "urls_expired"  # signed URLs: the last of them has expired
+    REVOKED = "revoked"  # a consent that was taken back
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +131,17 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A sealed block of a set. ``version``: of the key that wraps it; None where nobody told."""
+    """A sealed block of a set or a grant. ``version``: of the key that wraps it; None where nobody told.
+
+    ``kind``: the credential's.
+    """
 
     credential_id: UUID
     owner: str
     number: int
     version: int | None
     sealed_at: datetime
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +171,7 @@ class Keeper(Protocol):
         """Destroy every version and see that it is gone. Repeatable. Raises VaultError."""
 
     def purge_sheets(self, credential_id: UUID, numbers: Iterable[int]) -> None:
-        """Destroy these blocks of a set and see that they are gone. Repeatable. Raises VaultError."""
+        """Destroy these blocks of a set or a grant and see that they are gone. Repeatable. Raises VaultError."""
 
     def rotate(self) -> int:
         """Add a version to the Transit key and return its number. Raises VaultError."""
@@ -177,8 +186,8 @@ class Keeper(Protocol):
         Raises VaultError, CredentialError (purged, corrupt).
         """
 
-    def rewrap_sheet(self, credential_id: UUID, owner: str, number: int, version: int) -> int:
-        """As ``rewrap``, for one block of a set."""
+    def rewrap_sheet(self, credential_id: UUID, owner: str, number: int, version: int, kind: str) -> int:
+        """As ``rewrap``, for one block of a credential of this ``kind``: a set's, or a grant's."""
 
     def retire(self, version: int) -> None:
         """Key versions before ``version`` unwrap nothing any more. Repeatable. Raises VaultError."""
@@ -206,7 +215,7 @@ class CredentialStore(Protocol):
         """``purging`` → ``purged``; nothing where it is ``purged`` already.
 
         False, and ``purging`` still, where a block of it was begun after ``unsettled_since`` and nobody told that it was
-        sealed: it may come yet.
+        sealed: it may come yet. So it may where a refresh is under way that began less than REFRESH_PATIENCE before.
         """
 
     def due(self, now: datetime, sealing_before: datetime, sets_before: datetime, limit: int) -> Sequence[Due]:
@@ -217,7 +226,10 @@ class CredentialStore(Protocol):
         """
 
     def blocks(self, credential_id: UUID, after: int, limit: int) -> Sequence[int]:
-        """Numbers of a set's blocks, in order, from after ``after``; none for any other credential."""
+        """Numbers of a set's or a grant's blocks, in order, from after ``after``; none for any other credential.
+
+        Those of a grant that are destroyed already are left out.
+        """
 
     def expire(self, now: datetime, limit: int, actor: str) -> Sequence[UUID]:
         """Append ``credential.expired``, once each, for what has expired; return whose."""
@@ -229,7 +241,10 @@ class CredentialStore(Protocol):
         """Note that key ``version`` wraps the data key now."""
 
     def blocks_wrapped_before(self, version: int, after: tuple[UUID, int] | None, limit: int) -> Sequence[Block]:
-        """Blocks of ``active`` sets whose data key an older key version wraps, or nobody knows which; in order."""
+        """Blocks of ``active`` sets whose data key an older key version wraps, or nobody knows which; in order.
+
+        Of an ``active`` grant only the block of its current generation: the others are on their way out, or in.
+        """
 
     def blocks_rewrapped(self, credential_id: UUID, numbers: Sequence[int], version: int, actor: str) -> None:
         """Note that key ``version`` wraps the data keys of these blocks now."""
@@ -237,7 +252,8 @@ class CredentialStore(Protocol):
     def wraps_only(self, version: int) -> bool:
         """Whether nothing is ``sealing``, and nothing ``active`` is wrapped by a key before ``version``: in one look.
 
-        A block whose version nobody knows counts as wrapped by an older one.
+        A block whose version nobody knows counts as wrapped by an older one. Of a grant's blocks its current
+        generation counts, and what was begun less than REFRESH_PATIENCE ago and may come yet.
         """
 
     def note_rotation(self, version: int, actor: str) -> None:
@@ -326,10 +342,19 @@ class Custody:
     def purge(self, caller: Caller, credential_id: UUID) -> Credential:
         """Destroy the secret now; the metadata stays. Repeatable.
 
-        From the first commit on nothing can unseal it. Raises InputError (unknown, not the caller's), StoreError,
+        From the first commit on nothing can unseal it. Raises InputError (unknown, not the caller's, a consent that was
+        not revoked), StoreError,
         VaultError: then the sweep goes on destroying it.
         """
-        self.show(caller, credential_id)
+        credential = self.show(caller, credential_id)
+        consent = credential.kind in GRANT_KINDS and credential.state is CredentialState.ACTIVE
+        if consent and credential.purge_after is None:  # which its revocation sets
+            raise InputError(
+                Code.BAD_INPUT,
+                f"credential {credential.name!r} is a consent: its provider is to be told, too. "
+                f"Revoke it with `cloudpush grant revoke {credential.id}`; it is purged then.",
+                field="credential",
+            )
         self._destroy(credential_id, Reason.REQUESTED, caller)
         return self.show(caller, credential_id)
 
@@ -393,7 +418,9 @@ class Custody:
             noted: dict[tuple[UUID, int], list[int]] = {}
             for block in page:
                 try:
-                    now_by = self._keeper.rewrap_sheet(block.credential_id, block.owner, block.number, version)
+                    now_by = self._keeper.rewrap_sheet(
+                        block.credential_id, block.owner, block.number, version, block.kind
+                    )
                     rewrapped += 1
                 except CredentialError as e:
                     if e.code is not Code.CREDENTIAL_PURGED or block.version is not None:

@@ -35,7 +35,7 @@ class Delivery:
     push: Push
     root: Path  # what the files' paths are relative to
     roots: Sequence[str]  # the source roots without symlinks: nothing outside them is ever read
-    secret: Secret
+    secret: Callable[[], Secret]  # the one that is valid now
     session: Session
     inspector: Inspector
     control: Control
@@ -64,10 +64,12 @@ class Delivery:
     def _what_is_there(self, files: Sequence[PlannedFile]) -> tuple[list[FileResult], list[PlannedFile], Prints]:
         if self.push.overwrite is Overwrite.ALWAYS:
             return [], list(files), {}
-        seen = self.inspector.survey(self.push.destination, self.secret, [f.key for f in files], self.control)
+        seen = self.inspector.survey(self.push.destination, self.secret(), [f.key for f in files], self.control)
         results: list[FileResult] = []
         to_send: list[PlannedFile] = []
         prints: Prints = {}
+        if self.push.overwrite is Overwrite.NEVER:
+            seen = self._seen_closely(files, seen, prints)
         for f, s in zip(files, seen, strict=True):
             settled = self._settle(f, s, prints) if s.exists is not False else None
             if settled is None:
@@ -76,13 +78,29 @@ class Delivery:
                 results.append(settled)
         return results, to_send, prints
 
+    def _seen_closely(self, files: Sequence[PlannedFile], seen: Sequence[Seen], prints: Prints) -> Sequence[Seen]:
+        """``seen``, with a closer look at what would fail for want of proof: it may be an earlier attempt's own.
+
+        A worker was killed after it had sent, and before that was on record. Where a provider tells no digest a survey
+        proves nothing, a look may read back. What it calls checked as it came was not sent just now: that proves no more.
+        """
+        answers, unsure = list(seen), []
+        for n, (f, s) in enumerate(zip(files, seen, strict=True)):
+            if s.exists and s.size == f.size:
+                found = prints[f.seq] = self._read(f, self.control.check)
+                if not isinstance(found, CloudPushError):
+                    unsure += [n] if Strength.NONE < self.inspector.strength(found, s) < Strength.CHECKSUM else []
+        for n, s in zip(unsure, self._look([files[n] for n in unsure]), strict=True):
+            answers[n] = s
+        return answers
+
     def _settle(self, f: PlannedFile, seen: Seen, prints: Prints) -> FileResult | None:
         """The result for a file that need not, or must not, be sent; None to send it."""
         never = self.push.overwrite is Overwrite.NEVER
         if seen.exists is None:
             return failed(f, _cannot_tell(f, seen)) if never else None
         if seen.size == f.size:
-            found = prints[f.seq] = self._read(f, self.control.check)
+            found = prints[f.seq] = prints.get(f.seq) or self._read(f, self.control.check)
             if isinstance(found, CloudPushError):
                 return failed(f, found)
             strength = self.inspector.strength(found, seen)
@@ -156,7 +174,7 @@ class Delivery:
     def _look(self, files: Sequence[PlannedFile]) -> Sequence[Seen]:
         if not files:
             return []
-        return self.inspector.look(self.push.destination, self.secret, [f.key for f in files], self.control)
+        return self.inspector.look(self.push.destination, self.secret(), [f.key for f in files], self.control)
 
     def _judge(
         self, f: PlannedFile, found: Fingerprint | CloudPushError, seen: Seen, uploaded_at: datetime

@@ -10,20 +10,21 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
-from cloudpush.errors import BrokerError, Code, CredentialError, InputError, SourceError
+from cloudpush.errors import BrokerError, Code, InputError, SourceError
 from cloudpush.logs import get_logger
+from cloudpush.push.admission import CredentialCard, check_card, check_share, demanded, profile_of, warnings_of
+from cloudpush.push.endpoints import check_credential
 from cloudpush.push.guard import check_endpoint
 from cloudpush.push.job import Destination, PlannedFile, Refusal, Request
 from cloudpush.push.patterns import compile_patterns
 from cloudpush.push.ports import Announcer, Clock
-from cloudpush.push.signed.model import PROFILE, RESIGN_HOOK, SIGNED_URLS
-from cloudpush.push.states import State
+from cloudpush.push.states import State, Strength
 from cloudpush.push.walk import resolve_source, walk
 
 log = get_logger(__name__)
@@ -33,21 +34,6 @@ MAX_LABELS = 32
 MAX_LABEL_VALUE = 256
 MAX_PATTERNS = 100
 MAX_KEY = 200
-#: Kinds of credentials that belong to pushes with signed URLs: a set is its own push's alone.
-_NO_KEYS = frozenset({SIGNED_URLS, RESIGN_HOOK})
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialCard:
-    """What intake may know of a credential: metadata, never the secret."""
-
-    id: UUID
-    owner: str
-    kind: str
-    state: str
-    expires_at: datetime | None
-    profile: str
-    endpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +64,24 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The push that an idempotency key stands for already, and the credential that it named."""
+    """The push that an idempotency key stands for already, the credential that it named and the profile it went by."""
 
     push_id: UUID
     digest: bytes
     credential_id: UUID
     credential_name: str
+    credential_owner: str = ""
+    profile: str = ""
 
 
 class Desk(Protocol):
     """Where requests are stored. Every call is one transaction that appends its events."""
 
     def credential(self, reference: str, owner: str) -> CredentialCard | None:
-        """The credential with this id, or with this name among ``owner``'s live ones."""
+        """The credential with this id, or with this name among ``owner``'s live ones.
+
+        ``OWNER/NAME``, too: a live grant that is, or was, shared with ``owner``. Raises InputError where these are two.
+        """
 
     def known(self, owner: str, idempotency_key: str) -> Known | None:
         """The push of ``owner``'s that has this idempotency key."""
@@ -139,14 +130,15 @@ class Intake:
         if request.idempotency_key and (known := self._known(request)) is not None:
             return Accepted(known, created=False, announced=announce(self._announcer, known))
         card, destination = self._check(request)
+        request = replace(request, min_strength=demanded(request, destination))
         push_id, created = self._desk.store(request, card, destination, _digest(request, card.id))
-        return Accepted(push_id, created, announced=announce(self._announcer, push_id))
+        return Accepted(push_id, created, announce(self._announcer, push_id), warnings_of(card))
 
     def preview(self, request: Request, *, show: int = 10) -> Preview:
         """Walk the source as a push would, and store nothing."""
-        _, destination = self._check(request)
+        card, destination = self._check(request)
         found = walk(Path(request.source), self._roots, destination, request.include, request.exclude)
-        return preview_of(found, destination, show)
+        return replace(preview_of(found, destination, show), warnings=warnings_of(card))
 
     def cancel(self, push_id: UUID, owner: str | None, actor: str) -> State:
         """Ask a push to stop. Takes effect within seconds, in mid-file too."""
@@ -159,9 +151,16 @@ class Intake:
         """The push that ``request`` is a repetition of; another request under its key is the desk's to refuse."""
         check_words(request, "credential")
         known = self._desk.known(request.owner, request.idempotency_key)
-        if known is None or request.credential not in {str(known.credential_id), known.credential_name}:
+        if known is None:
             return None
-        return known.push_id if known.digest == _digest(request, known.credential_id) else None
+        name, owner = known.credential_name, known.credential_owner
+        if request.credential not in {str(known.credential_id), name, f"{owner}/{name}"}:
+            return None
+        strength = Strength.CHECKSUM if request.min_strength is None else request.min_strength
+        with suppress(InputError):  # where the destination's profile is gone, that default is all there is
+            strength = demanded(request, self._parse(request.destination, known.profile))
+        asked = replace(request, min_strength=strength)
+        return known.push_id if known.digest == _digest(asked, known.credential_id) else None
 
     def _check(self, request: Request) -> tuple[CredentialCard, Destination]:
         check_words(request, "credential")
@@ -172,34 +171,11 @@ class Intake:
                 f"credential {request.credential!r} is not known for owner {request.owner!r}.",
                 field="credential",
             )
-        if card.owner != request.owner:
-            raise InputError(
-                Code.NOT_OWNER, f"credential {request.credential!r} belongs to another owner.", field="credential"
-            )
-        if card.kind in _NO_KEYS:
-            raise InputError(
-                Code.BAD_INPUT,
-                f"credential {request.credential!r} is of kind {card.kind}: it is no key to a bucket. "
-                "Signed URLs are handed over with --signed-url or --manifest.",
-                field="credential",
-            )
-        if card.state != "active":
-            raise CredentialError(
-                Code.CREDENTIAL_PURGED, f"credential {request.credential!r} is {card.state}.", field="credential"
-            )
-        if card.expires_at is not None and card.expires_at <= self._clock.now():
-            raise CredentialError(
-                Code.CREDENTIAL_EXPIRED,
-                f"credential {request.credential!r} expired at {card.expires_at:%Y-%m-%d %H:%M:%S} UTC.",
-                field="credential",
-            )
-        profile = request.profile or card.profile
-        if profile == PROFILE:
-            # What it stands for is read from signed URLs; a user's own words must not pass for that.
-            raise InputError(
-                Code.BAD_INPUT, f"profile {profile!r} is that of signed URLs; name another.", field="profile"
-            )
-        destination = self._parse(request.destination, profile)
+        now = self._clock.now()
+        check_card(card, request, now)
+        destination = self._parse(request.destination, profile_of(card, request))
+        check_credential(destination, card.kind)
+        check_share(card, request, destination, now)
         if card.endpoint:
             check_endpoint(card.endpoint, self._allowed)
         resolve_source(Path(request.source), self._roots)
@@ -295,7 +271,7 @@ def _digest(request: Request, credential_id: UUID) -> bytes:
         "destination": request.destination,
         "credential": str(credential_id),
         "profile": request.profile,
-        "min_strength": request.min_strength.word,
+        "min_strength": request.min_strength.word if request.min_strength is not None else "",
         "overwrite": request.overwrite.value,
         "include": request.include,
         "exclude": request.exclude,

@@ -1,8 +1,8 @@
 """Keeping leases alive while their parts execute, and telling the parts when to stop.
 
 One thread a worker extends every lease it holds in one transaction. The same beat brings back who is
-cancelled and who lost its lease, and carries progress the other way. A second thread asks the engine how far it is and
-tells those who watch: an engine or a broker that hangs costs nobody a lease.
+cancelled, whose consent was revoked and who lost its lease, and carries progress the other way. A second thread asks
+the engine how far it is and tells those who watch: an engine or a broker that hangs costs nobody a lease.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID, uuid4
 
-from cloudpush.errors import Cancelled, CloudPushError, LeaseLost
+from cloudpush.errors import Cancelled, CloudPushError, ConsentRevoked, LeaseLost
 from cloudpush.logs import get_logger, traceback_of
 from cloudpush.push.job import Lease, Progress
 from cloudpush.push.ports import Announcer, Store
+from cloudpush.push.states import Wish
 
 log = get_logger(__name__)
 
@@ -30,21 +31,23 @@ class Hold:
     def __init__(self, lease: Lease, push_id: UUID) -> None:
         self.lease = lease
         self.push_id = push_id
-        self.cancelled = False
+        self.wish = Wish.GO_ON
         self.lost = False
         self.progress: Callable[[], Progress] | None = None
         self.good_until = time.monotonic() + lease.seconds
 
     def check(self) -> None:
-        """Raise LeaseLost or Cancelled as soon as either is known.
+        """Raise LeaseLost, Cancelled or ConsentRevoked as soon as it is known.
 
         A lease that could not be extended in time is lost although nobody told us: another worker may
         hold it by now.
         """
         if self.lost or time.monotonic() > self.good_until:
             raise LeaseLost(f"push {self.push_id}")
-        if self.cancelled:
+        if self.wish is Wish.CANCEL:
             raise Cancelled
+        if self.wish is Wish.REVOKED:
+            raise ConsentRevoked
 
     @contextmanager
     def reporting(self, progress: Callable[[], Progress]) -> Iterator[None]:
@@ -131,7 +134,7 @@ class LeaseKeeper:
         self._moments = moments
 
     def beat(self) -> None:
-        """Extend every lease held, and learn who is cancelled and who lost its lease."""
+        """Extend every lease held, and learn who is cancelled, whose consent is revoked and who lost its lease."""
         holds = self._all()
         if not holds:
             return
@@ -146,7 +149,8 @@ class LeaseKeeper:
                 hold.lost = True
                 continue
             hold.good_until = asked_at + self._seconds
-            hold.cancelled = hold.cancelled or answer[hold.lease.token]
+            # What stops a push is never taken back: a consent that comes anew is for the pushes after it.
+            hold.wish = max(hold.wish, answer[hold.lease.token])
         try:
             self._store.note_progress(self._moments)
         except CloudPushError as e:

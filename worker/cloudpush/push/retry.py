@@ -2,8 +2,9 @@
 
 Four kinds of failure. *Final* ones need somebody to change something in the request. *Passing* ones
 count as strikes, and too many end the push. An *outage* of our own parts (Vault sealed, database
-down) is no fault of the push: it waits as long as the operator's patience lasts. What *waits* for somebody (fresh URLs)
-pauses the push for as long: nothing is tried until they act.
+down, our client secret wrong), or of where a consent's access is renewed, is no fault of the push, which has tried
+nothing: it waits as long as the operator's patience lasts. What *waits* for
+somebody (fresh URLs, a consent given anew) pauses the push for as long: nothing is tried until they act.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from cloudpush.errors import CloudPushError, Code
 from cloudpush.push.job import Verdict
 from cloudpush.push.states import State
 
-#: Our own parts: while they are down nothing counts against a push.
+#: Our own parts, and what lends us access: while they are down nothing counts against a push.
 OUTAGES = frozenset(
     {
         Code.VAULT_SEALED,
@@ -26,6 +27,8 @@ OUTAGES = frozenset(
         Code.BROKER_UNREACHABLE,
         Code.DISK_FULL,
         Code.ENGINE_MISSING,
+        Code.CLIENT_REJECTED,  # our registration at a provider
+        Code.GRANT_UNAVAILABLE,
     }
 )
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from cloudpush.errors import CloudPushError, Code, InputError, SourceError
 from cloudpush.push.job import Destination, PlannedFile, Refusal
 from cloudpush.push.patterns import Pattern, compile_patterns
-from cloudpush.push.uris import KEY_BYTES, key_below
+from cloudpush.push.uris import KEY_BYTES, key_below, unstorable
 
 #: Entries of one directory that are sorted in memory (about 25 MB). A larger directory is read in runs of this
 #: many, each sorted for itself: memory stays bounded, and order helps only the speed of later listings.
@@ -248,8 +248,9 @@ class _Walker:
         self._check_key(path + "/")  # whatever is in it has a longer key still
 
     def _check_key(self, path: str) -> None:
+        key = key_below(self.destination, path)
         try:
-            length = len(key_below(self.destination, path).encode())
+            length = len(key.encode())
         except UnicodeEncodeError as e:
             raise SourceError(Code.NAME_NOT_A_KEY, f"{_printable(path)!r} is not UTF-8") from e
         if length > KEY_BYTES:
@@ -257,6 +258,9 @@ class _Walker:
                 Code.NAME_NOT_A_KEY,
                 f"{_printable(path)!r} makes a key of {length} bytes; at most {KEY_BYTES} are possible",
             )
+        why = unstorable(self.destination.profile.dialect, key)
+        if why:
+            raise SourceError(Code.NAME_NOT_A_KEY, f"{_printable(path)!r} makes a key that {why}")
 
     def _entries(self, directory: str, path: str, *, included: bool) -> Iterator[_Entry]:
         """The entries of one directory, in runs that are sorted. Raises OSError."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from cloudpush.push.intake import CredentialCard
+from cloudpush.push.admission import CredentialCard
 from cloudpush.push.job import Destination, Request
 from cloudpush.push.states import State
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from uuid import UUID
 
 from cloudpush.errors import Code, CredentialError, InputError, SourceError
+from cloudpush.push.admission import CredentialCard, demanded
 from cloudpush.push.custody import Caller, Credential, CredentialState
-from cloudpush.push.intake import Accepted, CredentialCard, Preview, announce, check_words, preview_of
+from cloudpush.push.intake import Accepted, Preview, announce, check_words, preview_of
 from cloudpush.push.job import Destination, PlannedFile, Refusal, Request
 from cloudpush.push.ports import Announcer, Clock
 from cloudpush.push.signed.demands import ByPath, SamePush, check_complete, check_keeps, check_patterns, check_source
@@ -377,7 +378,7 @@ def _digest(
         "endpoint": endpoint,
         "rows": gathered.rows_sha256,
         "hook": str(hook_id or ""),
-        "min_strength": request.min_strength.word,
+        "min_strength": demanded(request, destination).word,
         "overwrite": request.overwrite.value,
         "include": request.include,
         "exclude": request.exclude,

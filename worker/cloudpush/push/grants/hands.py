@@ -1,0 +1,82 @@
+"""Chores about grants are done beside the parts, not between them.
+
+Parts may keep every slot of every worker busy for hours; a revocation must not wait for that. So each worker looks for
+chores by itself, once a beat, and has a few hands for them. No message is needed, and none can be lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+from uuid import UUID
+
+from cloudpush.errors import CloudPushError
+from cloudpush.logs import get_logger, traceback_of
+
+log = get_logger(__name__)
+
+#: Grants that one worker attends to at once: a provider that does not answer keeps one hand busy, not all.
+HANDS = 4
+#: A chore that somebody took up so many seconds ago and that is still due: its worker was killed.
+TAKEN_SECONDS = 120.0
+
+
+class ChoreStore(Protocol):
+    """The hands' side of the store."""
+
+    def chores(self, limit: int, taken_before: float) -> Sequence[UUID]:
+        """Grants with chores that are due and that nobody took up in so many seconds; they are taken up now."""
+
+
+class Attending(Protocol):
+    """Does chores."""
+
+    def attend(self, grant_id: UUID) -> int:
+        """Do what is due for a grant; how many chores. Raises StoreError."""
+
+
+class Hands:
+    """Looks for chores every ``every`` seconds and does them. ``start`` once, ``stop`` at the end."""
+
+    def __init__(self, *, store: ChoreStore, keeping: Attending, every: float) -> None:
+        self._store = store
+        self._keeping = keeping
+        self._every = every
+        self._stop = threading.Event()
+        self._busy: set[Future[None]] = set()
+        self._pool = ThreadPoolExecutor(HANDS, "chore")
+        self._thread = threading.Thread(target=self._run, name="chores", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; what is under way goes on as long as the process does. Repeatable."""
+        self._stop.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def look(self) -> int:
+        """Take up what free hands can do; how many grants. Raises StoreError."""
+        self._busy = {f for f in self._busy if not f.done()}
+        free = HANDS - len(self._busy)
+        found = self._store.chores(free, TAKEN_SECONDS) if free else ()
+        self._busy |= {self._pool.submit(self._attend, grant_id) for grant_id in found}
+        return len(found)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            try:
+                self.look()
+            except CloudPushError as e:
+                log.debug("no look at chores", error=str(e))
+            except Exception as e:  # noqa: BLE001 -- without this thread nothing is ever revoked
+                log.error("looking for chores failed", traceback=traceback_of(e))  # noqa: TRY400 -- it would show local variables
+
+    def _attend(self, grant_id: UUID) -> None:
+        try:
+            log.info("grant attended to", grant=str(grant_id), chores=self._keeping.attend(grant_id))
+        except CloudPushError as e:
+            log.warning("grant not attended to", grant=str(grant_id), code=e.code, error=e.message)
