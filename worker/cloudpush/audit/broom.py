@@ -9,6 +9,8 @@ import sqlalchemy as sa
 
 from cloudpush.audit.database import append_events, transaction, translated
 from cloudpush.audit.renewals import resume
+from cloudpush.audit.rows import EventRow
+from cloudpush.audit.statements import IMPATIENT
 from cloudpush.errors import Code
 from cloudpush.push.states import Event, State
 from cloudpush.push.sweep import Due
@@ -58,29 +60,35 @@ class Broom:
     def release_expired(self, max_strikes: int) -> Sequence[tuple[UUID, State]]:
         """Queue again what a vanished worker held. What vanished too often ends as WORKER_LOST."""
         ended: list[tuple[UUID, State]] = []
+        told: dict[UUID, list[EventRow]] = {}
         with transaction(self._engine) as c:
             for row in c.execute(RELEASE_PARTS).all():
-                data = {"part": row.number, "worker": row.worker}
-                append_events(c, row.push_id, ACTOR, [(Event.PART_LEASE_EXPIRED, None, data)])
+                lost: EventRow = (Event.PART_LEASE_EXPIRED, None, {"part": row.number, "worker": row.worker})
+                told.setdefault(row.push_id, []).append(lost)
             for row in c.execute(RELEASE_PUSHES, {"max": max_strikes, "ended": MESSAGE, "cancelled": CANCELLED}).all():
-                append_events(c, row.id, ACTOR, [(Event.PUSH_LEASE_EXPIRED, None, {"worker": row.worker})])
+                events = told.setdefault(row.id, [])
+                events.append((Event.PUSH_LEASE_EXPIRED, None, {"worker": row.worker}))
                 if row.state == State.FAILED:
-                    data = {"code": Code.WORKER_LOST, "message": MESSAGE}
-                    append_events(c, row.id, ACTOR, [(Event.PUSH_FAILED, None, data)])
+                    events.append((Event.PUSH_FAILED, None, {"code": Code.WORKER_LOST, "message": MESSAGE}))
                 if row.state == State.CANCELLED:
-                    data = {"code": Code.CANCELLED, "message": CANCELLED}
-                    append_events(c, row.id, ACTOR, [(Event.PUSH_CANCELLED, None, data)])
+                    events.append((Event.PUSH_CANCELLED, None, {"code": Code.CANCELLED, "message": CANCELLED}))
                 if State(row.state).final:
                     ended.append((row.id, State(row.state)))
+            # Chains of many pushes in one transaction: by id, as whoever lets go on what waits for a grant takes them.
+            for push_id in sorted(told):
+                append_events(c, push_id, ACTOR, told[push_id])
         return ended
 
     def release_impatient(self, patience_seconds: float) -> int:
-        """Queue again what has waited for a user since a push that is older than this: a worker then ends it."""
+        """Queue again what has waited for a user since a push that is older than this: a worker then ends it.
+
+        So it does with what waits for a grant that it may not use any more: its share ended while it waited.
+        """
         with transaction(self._engine) as c:
-            waiting = c.execute(IMPATIENT, {"seconds": patience_seconds}).scalars().all()
-            for push_id in waiting:
-                _, events = resume(c, push_id, "patience is over")
-                append_events(c, push_id, ACTOR, events)
+            waiting = c.execute(IMPATIENT, {"seconds": patience_seconds}).all()
+            for row in sorted(waiting, key=lambda row: row.id):
+                _, events = resume(c, row.id, "patience is over" if row.consented else "consent over")
+                append_events(c, row.id, ACTOR, events)
         return len(waiting)
 
     def due(self, *, unannounced_for: float, limit: int) -> Due:
@@ -121,13 +129,6 @@ RELEASE_PUSHES = sa.text("""
             WHEN 'failed' THEN :ended ELSE 'Its worker vanished.' END
     FROM gone WHERE push.id = gone.id
     RETURNING push.id, push.state, gone.worker
-""")
-
-IMPATIENT = sa.text("""
-    SELECT id FROM push
-    WHERE (state = 'awaiting_consent' OR parts_paused > 0)
-      AND created_at < clock_timestamp() - make_interval(secs => :seconds)
-    ORDER BY created_at LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 DUE_PUSHES = sa.text("""

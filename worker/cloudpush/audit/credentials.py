@@ -18,15 +18,27 @@ from sqlalchemy.exc import IntegrityError
 
 from cloudpush.audit.database import append_event, transaction
 from cloudpush.audit.tables import credential as t
-from cloudpush.audit.tables import event, push, renewal, sheet
+from cloudpush.audit.tables import event, oauth_grant, push, renewal, sheet
 from cloudpush.errors import Code, CredentialError, InputError
-from cloudpush.push.custody import CREDENTIAL_TRANSITIONS, Block, Credential, CredentialState, Due, Reason, Use
+from cloudpush.push.custody import (
+    CREDENTIAL_TRANSITIONS,
+    REFRESH_PATIENCE,
+    SEALING_PATIENCE,
+    Block,
+    Credential,
+    CredentialState,
+    Due,
+    Reason,
+    Use,
+)
+from cloudpush.push.grants.model import GRANT_KINDS
 from cloudpush.push.signed.model import SIGNED_URLS, SheetCard
 from cloudpush.push.states import Event
 
 #: The hash chain of what concerns the Transit key as a whole.
 VAULT_STREAM = UUID("6b1c7a52-3f0e-5d5c-9a43-0c7c2f0e7a11")
-_NAME_TAKEN = "uq_credential_owner_name_live"
+#: The index that a second live credential of a name offends.
+NAME_TAKEN = "uq_credential_owner_name_live"
 
 
 class Credentials:
@@ -37,29 +49,15 @@ class Credentials:
 
     def add(self, credential: Credential, actor: str) -> None:
         """Insert a row that is ``sealing``. Raises InputError where the owner has a live one of that name."""
-        row = {c.name: getattr(credential, c.name) for c in t.columns}
-        data = {
-            "owner": credential.owner,
-            "kind": credential.kind,
-            "name": credential.name,
-            "profile": credential.profile,
-            "endpoint": credential.endpoint,
-            "expires_at": _iso(credential.expires_at),
-            "purge_after": _iso(credential.purge_after),
-        }
+        data = sealing_told(credential)
         try:
             with transaction(self._engine) as c:
-                c.execute(t.insert(), row | {"state": str(credential.state)})
+                c.execute(t.insert(), credential_row(credential))
                 append_event(c, credential.id, Event.CREDENTIAL_SEALING, actor, data, credential_id=credential.id)
         except IntegrityError as e:
-            if _NAME_TAKEN not in str(e.orig):
+            if NAME_TAKEN not in str(e.orig):
                 raise
-            raise InputError(
-                Code.BAD_INPUT,
-                f"name={credential.name!r} is the name of another credential of {credential.owner!r}; "
-                "choose another, or purge that one first.",
-                field="name",
-            ) from e
+            raise name_taken(credential) from e
 
     def activate(self, credential_id: UUID, key_version: int, actor: str) -> None:
         """``sealing`` → ``active``. Raises CredentialError where the row is not ``sealing`` any more."""
@@ -105,7 +103,7 @@ class Credentials:
         """``purging`` → ``purged``; nothing where it is ``purged`` already.
 
         False, and ``purging`` still, where a block of it was begun after ``unsettled_since`` and nobody told that it was
-        sealed: it may come yet.
+        sealed: it may come yet. So it may where a refresh is under way that began less than REFRESH_PATIENCE before.
         """
         purge = _from(credential_id, CredentialState.PURGED).values(
             state=str(CredentialState.PURGED), purged_at=sa.func.clock_timestamp()
@@ -143,10 +141,14 @@ class Credentials:
             return [(row.id, _reason(row, now)) for row in c.execute(query)]
 
     def blocks(self, credential_id: UUID, after: int, limit: int) -> Sequence[int]:
-        """Numbers of a set's blocks, in order, from after ``after``; none for any other credential."""
+        """Numbers of a set's or a grant's blocks, in order, from after ``after``; none for any other credential.
+
+        Those of a grant that are destroyed already are left out.
+        """
         query = (
             sa.select(sheet.c.number)
-            .where(sheet.c.credential_id == credential_id, sheet.c.number > after)
+            .join_from(sheet, t, t.c.id == sheet.c.credential_id)
+            .where(sheet.c.credential_id == credential_id, sheet.c.number > after, ~(_IS_GRANT & _GONE))
             .order_by(sheet.c.number)
             .limit(limit)
         )
@@ -238,11 +240,16 @@ class Credentials:
                 append_event(c, credential_id, Event.CREDENTIAL_REWRAPPED, actor, data, credential_id=credential_id)
 
     def blocks_wrapped_before(self, version: int, after: tuple[UUID, int] | None, limit: int) -> Sequence[Block]:
-        """Blocks of ``active`` sets whose data key an older key version wraps, or nobody knows which; in order."""
+        """Blocks of ``active`` sets whose data key an older key version wraps, or nobody knows which; in order.
+
+        Of an ``active`` grant only the block of its current generation: the others are on their way out, or in.
+        """
+        columns = (sheet.c.number, sheet.c.transit_key_version, sheet.c.sealed_at, t.c.kind)
         query = (
-            sa.select(sheet.c.credential_id, t.c.owner, sheet.c.number, sheet.c.transit_key_version, sheet.c.sealed_at)
+            sa.select(sheet.c.credential_id, t.c.owner, *columns)
             .join_from(sheet, t, t.c.id == sheet.c.credential_id)
             .where(t.c.state == CredentialState.ACTIVE, _older(sheet.c.transit_key_version, version))
+            .where(~_IS_GRANT | _current)
             .order_by(sheet.c.credential_id, sheet.c.number)
             .limit(limit)
         )
@@ -266,10 +273,18 @@ class Credentials:
     def wraps_only(self, version: int) -> bool:
         """Whether nothing is ``sealing``, and nothing ``active`` is wrapped by a key before ``version``: in one look.
 
-        A block whose version nobody knows counts as wrapped by an older one.
+        A block whose version nobody knows counts as wrapped by an older one. Of a grant's blocks its current
+        generation counts, and what was begun less than REFRESH_PATIENCE ago and may come yet.
         """
         active = t.c.state == CredentialState.ACTIVE
-        older_block = sa.exists().where(sheet.c.credential_id == t.c.id, _older(sheet.c.transit_key_version, version))
+        may_come = (
+            sheet.c.transit_key_version.is_(None) & ~_GONE & (sheet.c.sealed_at >= sa.func.now() - REFRESH_PATIENCE)
+        )
+        older_block = sa.exists().where(
+            sheet.c.credential_id == t.c.id,
+            _older(sheet.c.transit_key_version, version),
+            ~_IS_GRANT | _current | _later & may_come,
+        )
         older = active & ((t.c.transit_key_version < version) | older_block)
         left = sa.select(sa.exists().where(older | (t.c.state == CredentialState.SEALING)))
         with transaction(self._engine) as c:
@@ -284,6 +299,34 @@ class Credentials:
         """Append that key versions before ``version`` are retired."""
         with transaction(self._engine) as c:
             append_event(c, VAULT_STREAM, Event.VAULT_KEY_RETIRED, actor, {"oldest_version": version})
+
+
+def credential_row(credential: Credential) -> dict[str, Any]:
+    """A credential as it is stored."""
+    return {c.name: getattr(credential, c.name) for c in t.columns} | {"state": str(credential.state)}
+
+
+def sealing_told(credential: Credential) -> dict[str, Any]:
+    """A credential as its first event tells it."""
+    return {
+        "owner": credential.owner,
+        "kind": credential.kind,
+        "name": credential.name,
+        "profile": credential.profile,
+        "endpoint": credential.endpoint,
+        "expires_at": _iso(credential.expires_at),
+        "purge_after": _iso(credential.purge_after),
+    }
+
+
+def name_taken(credential: Credential) -> InputError:
+    """Its owner has a live one of that name."""
+    return InputError(
+        Code.BAD_INPUT,
+        f"name={credential.name!r} is the name of another credential of {credential.owner!r}; "
+        "choose another, or purge that one first.",
+        field="name",
+    )
 
 
 def _from(credential_id: UUID, to: CredentialState) -> sa.Update:
@@ -309,10 +352,18 @@ def _begun(since: datetime) -> sa.ColumnElement[bool]:
 
 
 def _unsettled(since: datetime) -> sa.ColumnElement[bool]:
-    """Whether a block that was begun since then may still be on its way to Vault."""
-    return sa.exists().where(
-        sheet.c.credential_id == t.c.id, sheet.c.transit_key_version.is_(None), sheet.c.sealed_at >= since
+    """Whether a block that was begun since then may still be on its way to Vault: a refresh may take its time."""
+    begun = sa.exists().where(
+        sheet.c.credential_id == t.c.id,
+        sheet.c.transit_key_version.is_(None),
+        sheet.c.sealed_at >= since,
+        ~(_IS_GRANT & _GONE),
     )
+    refreshing = sa.exists().where(
+        oauth_grant.c.credential_id == t.c.id,
+        oauth_grant.c.pending_at >= since - (REFRESH_PATIENCE - SEALING_PATIENCE),
+    )
+    return begun | refreshing
 
 
 def _purged_meanwhile(credential_id: UUID) -> CredentialError:
@@ -336,6 +387,8 @@ def _reason(row: sa.Row[*tuple[Any, ...]], now: datetime) -> Reason:
             return Reason.ABANDONED
         case CredentialState.PURGING:
             return Reason.UNFINISHED
+    if row.kind in GRANT_KINDS:
+        return Reason.REVOKED
     if row.kind != SIGNED_URLS:
         return Reason.DUE
     if row.purge_after is None or row.purge_after > now:
@@ -345,6 +398,17 @@ def _reason(row: sa.Row[*tuple[Any, ...]], now: datetime) -> Reason:
         Reason.URLS_EXPIRED if row.expires_at is not None and row.expires_at <= row.purge_after else Reason.PUSH_ENDED
     )
 
+
+_IS_GRANT = t.c.kind.in_(sorted(GRANT_KINDS))
+#: Of a grant's block: it is destroyed. (Of a set's session: its upload is gone, the block is there.)
+_GONE = sheet.c.gone_at.is_not(None)
+#: Whether a grant's block is its current generation, and whether it comes after it.
+_current = sa.exists().where(
+    oauth_grant.c.credential_id == sheet.c.credential_id, oauth_grant.c.generation == sheet.c.number
+)
+_later = sa.exists().where(
+    oauth_grant.c.credential_id == sheet.c.credential_id, oauth_grant.c.generation < sheet.c.number
+)
 
 #: Whether a push was stored with this set, or goes on with it.
 _has_push = sa.exists().where(push.c.credential_id == t.c.id) | sa.exists().where(renewal.c.credential_id == t.c.id)

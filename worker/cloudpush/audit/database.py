@@ -20,6 +20,10 @@ CONNECT_SECONDS = 5
 #: No statement of ours takes longer than a COPY of one part; a lock waited for longer is a fault.
 STATEMENT_TIMEOUT = "60s"
 LOCK_TIMEOUT = "15s"
+#: A host that is gone without a word is noticed after about half a minute, by either side: a dead worker's session would
+#: hold its locks (a grant's, the sweep's) for two hours, and a statement to a dead server would last as long.
+_ALIVE = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
+_UNANSWERED_MS = 30_000
 
 
 def database_url(text: str, *, key: str = "CLOUDPUSH_DATABASE_URL") -> URL:
@@ -50,7 +54,14 @@ def make_engine(url: str, *, pool_size: int = 8) -> sa.Engine:
         connect_args={
             "connect_timeout": CONNECT_SECONDS,
             "application_name": "cloudpush",
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT} -c timezone=UTC",
+            "options": " ".join(
+                [
+                    f"-c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout={LOCK_TIMEOUT} -c timezone=UTC",
+                    *(f"-c tcp_{name}={value}" for name, value in _ALIVE.items()),
+                ]
+            ),
+            **_ALIVE,
+            "tcp_user_timeout": _UNANSWERED_MS,
         },
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,9 +13,12 @@ from uuid6 import uuid7
 from cloudpush.audit.database import append_events, event_text, statement, transaction
 from cloudpush.audit.renewals import add_renewal, resume
 from cloudpush.audit.rows import EventRow
-from cloudpush.audit.tables import credential, file, push, renewal
+from cloudpush.audit.shares import SHARE
+from cloudpush.audit.tables import credential, file, oauth_grant, push, renewal, share
 from cloudpush.errors import Code, InputError
-from cloudpush.push.intake import CredentialCard, Known
+from cloudpush.push.admission import CredentialCard, demanded
+from cloudpush.push.grants.model import GRANT_KINDS, Share
+from cloudpush.push.intake import Known
 from cloudpush.push.job import Destination, Request
 from cloudpush.push.signed.desk import SignedCard
 from cloudpush.push.signed.model import SIGNED_URLS
@@ -33,25 +37,20 @@ class Desk:
         self._engine = engine
 
     def credential(self, reference: str, owner: str) -> CredentialCard | None:
-        by_id = _as_uuid(reference)
-        columns = credential.c
-        which = (
-            columns.id == by_id
-            if by_id is not None
-            else sa.and_(columns.owner == owner, columns.name == reference, columns.state.in_(("sealing", "active")))
-        )
-        query = sa.select(
-            columns.id,
-            columns.owner,
-            columns.kind,
-            columns.state,
-            columns.expires_at,
-            columns.profile,
-            columns.endpoint,
-        ).where(which)
+        by_id, columns = _as_uuid(reference), credential.c
+        live = columns.state.in_(("sealing", "active"))
+        own = columns.id == by_id if by_id else (columns.owner == owner) & (columns.name == reference) & live
         with statement(self._engine) as c:
-            row = c.execute(query).one_or_none()
-        return CredentialCard(*row) if row else None
+            row = c.execute(A_CARD.where(own)).one_or_none()
+            if row is None and by_id is None and "/" in reference:
+                # Found by what is shared with them, which is little: names of others have no index.
+                theirs = sa.select(share.c.credential_id).where(share.c.principal == owner)
+                named = columns.id.in_(theirs) & (columns.owner + "/" + columns.name == reference)
+                row = _only(reference, c.execute(A_CARD.where(named, live).limit(2)).all())
+            if row is None:
+                return None
+            shares = _shares(c, row.id, owner) if row.kind in GRANT_KINDS and row.owner != owner else ()
+        return CredentialCard(*row, shares)
 
     def store(
         self, request: Request, card: CredentialCard, destination: Destination, digest: bytes
@@ -84,14 +83,15 @@ class Desk:
             return _known(c, request, row["request_sha256"]), False
 
     def known(self, owner: str, idempotency_key: str) -> Known | None:
+        named = (credential.c.id, credential.c.name, credential.c.owner)
         query = (
-            sa.select(push.c.id, push.c.request_sha256, credential.c.id, credential.c.name)
+            sa.select(push.c.id, push.c.request_sha256, *named, push.c.profile)
             .join(credential, credential.c.id == push.c.credential_id)
             .where(push.c.owner == owner, push.c.idempotency_key == idempotency_key)
         )
         with statement(self._engine) as c:
             row = c.execute(query).one_or_none()
-        return Known(row[0], bytes(row[1]), row[2], row[3]) if row else None
+        return Known(row[0], bytes(row[1]), *row[2:]) if row else None
 
     def signed_push(self, push_id: UUID, owner: str | None) -> SignedCard:
         query = sa.select(push, credential.c.endpoint).join(credential, credential.c.id == push.c.credential_id)
@@ -194,7 +194,7 @@ def _row(request: Request, card: CredentialCard, destination: Destination, diges
         "profile": destination.profile.name,
         "credential_id": card.id,
         "credential_kind": card.kind,
-        "min_strength": request.min_strength.word,
+        "min_strength": demanded(request, destination).word,
         "overwrite": request.overwrite.value,
         "include": list(request.include),
         "exclude": list(request.exclude),
@@ -213,12 +213,33 @@ def _told(request: Request, card: CredentialCard, destination: Destination) -> d
         "endpoint": destination.profile.endpoint or card.endpoint,
         "credential": card.id,
         "credential_kind": card.kind,
-        "min_strength": request.min_strength.word,
+        **({"credential_owner": card.owner} if card.owner != request.owner else {}),
+        "min_strength": demanded(request, destination).word,
         "overwrite": request.overwrite,
         "include": request.include,
         "exclude": request.exclude,
         "labels": request.labels,
     }
+
+
+def _only(reference: str, found: Sequence[Any]) -> Any:
+    """What OWNER/NAME names. Raises InputError where that is two: either of OWNER and NAME may have a slash in it.
+
+    Who has part of another's connection's name in their own could else have a pipeline push to *their* account.
+    """
+    if len(found) > 1:
+        raise InputError(
+            Code.BAD_INPUT,
+            f"credential {reference!r} is the name of two connections, of {found[0].owner!r} and of {found[1].owner!r}: name it by its id.",
+            field="credential",
+        )
+    return found[0] if found else None
+
+
+def _shares(c: sa.Connection, credential_id: UUID, principal: str) -> tuple[Share, ...]:
+    """Everything that a grant ever was shared with ``principal`` for, newest first."""
+    query = sa.select(*SHARE).where(share.c.credential_id == credential_id, share.c.principal == principal)
+    return tuple(Share(*row) for row in c.execute(query.order_by(share.c.created_at.desc(), share.c.id)))
 
 
 def _unknown(push_id: UUID) -> InputError:
@@ -277,6 +298,11 @@ def _as_uuid(text: str) -> UUID | None:
     except ValueError:
         return None
 
+
+A_CARD = sa.select(
+    *(credential.c.id, credential.c.owner, credential.c.kind, credential.c.state, credential.c.expires_at),
+    *(credential.c.profile, credential.c.endpoint, credential.c.name, sa.func.coalesce(oauth_grant.c.state, "")),
+).join_from(credential, oauth_grant, oauth_grant.c.credential_id == credential.c.id, isouter=True)
 
 # The row and its first event in one statement, which is its own transaction.
 INSERT = sa.text("""

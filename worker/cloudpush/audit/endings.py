@@ -1,6 +1,6 @@
 """How attempts of parts, parts and pushes end: verdicts of files, retries, pauses, final states.
 
-Locks are taken in one order, part, push, chain, so that parts that end at the same moment wait for each other and
+Locks are taken in one order, part, grant, push, chain, so that parts that end at the same moment wait for each other and
 nothing worse. That is why events are appended last.
 """
 
@@ -29,9 +29,14 @@ from cloudpush.audit.statements import (
     RETRY_PUSH,
     USABLE,
 )
+from cloudpush.audit.usable import needs_consent
 from cloudpush.errors import LeaseLost
+from cloudpush.push.grants.model import GRANT_KINDS
 from cloudpush.push.job import FileResult, Lease, Part, Push, Tally, Verdict
 from cloudpush.push.states import ENDINGS, Event, FileState, State
+
+#: Seconds until an attempt follows on a consent that is there already.
+SOON = 1.0
 
 
 def hold_part(c: sa.Connection, part: Part, lease: Lease) -> None:
@@ -63,9 +68,8 @@ def pause_part(
     c: sa.Connection, push: Push, part: Part, lease: Lease, verdict: Verdict
 ) -> tuple[State, list[EventRow]]:
     """The part waits for a user, unless what it waits for is there already. Raises LeaseLost."""
-    c.execute(LOCK_PUSH, {"id": push.id})
     if _came_meanwhile(c, push):
-        return schedule_part(c, part, lease, Verdict(State.QUEUED, verdict.error, retry_in=0.0))
+        return schedule_part(c, part, lease, _at_once(push, verdict))
     params = {**part_key(part), "token": lease.token, **error_params(verdict.error)}
     row = c.execute(PAUSE_PART, params).mappings().one_or_none()
     if row is None:
@@ -121,9 +125,8 @@ def end_attempt(c: sa.Connection, push_id: Any, lease: Lease, verdict: Verdict) 
 
 def pause_unplanned(c: sa.Connection, push: Push, lease: Lease, verdict: Verdict) -> list[EventRow]:
     """A push without a plan waits for a user, unless what it waits for is there already. Raises LeaseLost."""
-    c.execute(LOCK_PUSH, {"id": push.id})
     if _came_meanwhile(c, push):
-        return end_attempt(c, push.id, lease, Verdict(State.QUEUED, verdict.error, retry_in=0.0))
+        return end_attempt(c, push.id, lease, _at_once(push, verdict))
     params = {"id": push.id, "token": lease.token, **error_params(verdict.error)}
     if c.execute(PAUSE_UNPLANNED, params).rowcount != 1:
         raise LeaseLost(f"push {push.id}")
@@ -131,9 +134,20 @@ def pause_unplanned(c: sa.Connection, push: Push, lease: Lease, verdict: Verdict
 
 
 def _came_meanwhile(c: sa.Connection, push: Push) -> bool:
-    """Whether fresh URLs, or a wish to stop, came after this worker's claim: it does not know of them."""
+    """Whether fresh URLs, a consent, or a wish to stop, came after this worker's claim: it does not know of them.
+
+    Takes the grant's lock, if it has one, and then the push's.
+    """
+    consented = push.credential_kind in GRANT_KINDS and not needs_consent(c, push)
+    c.execute(LOCK_PUSH, {"id": push.id})
     now = c.execute(USABLE, {"id": push.id}).one()
-    return bool(now.cancelled) or now.credential_id != push.credential_id
+    return consented or bool(now.cancelled) or now.credential_id != push.credential_id
+
+
+def _at_once(push: Push, verdict: Verdict) -> Verdict:
+    """Try again now; with a grant in a second, for whoever thinks that it needs a consent which the record has."""
+    seconds = SOON if push.credential_kind in GRANT_KINDS else 0.0
+    return Verdict(State.QUEUED, verdict.error, retry_in=seconds)
 
 
 def _end_push(c: sa.Connection, row: sa.RowMapping) -> tuple[State, list[EventRow]]:

@@ -30,6 +30,7 @@ class Filter:
     bucket: str | None = None
     state: State | None = None
     credential_kind: str | None = None
+    credential_id: UUID | None = None
     error_code: str | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -99,6 +100,30 @@ class History:
             rows = c.execute(query.where(event.c.stream == stream).order_by(event.c.seq)).mappings()
             return [_shown(row) for row in rows]
 
+    def ledger(
+        self, credential_id: UUID, *, after: int = 0, limit: int | None = None, newest: bool = False
+    ) -> list[Row]:
+        """A credential's or grant's whole life, in order: its own events, and those of pushes that are about it.
+
+        ``stream``: whose event it is, its own id or a push's. ``id``: for the next page, which begins ``after`` that one.
+        ``newest``: the last ``limit`` events and not the first, in order all the same.
+        """
+        columns = (event.c.id, event.c.stream, event.c.seq, event.c.at, event.c.kind, event.c.actor, event.c.data)
+        of_it = (event.c.stream == credential_id, event.c.credential_id == credential_id)
+        order = event.c.id.desc() if newest else event.c.id
+        # Each half by its own index and no more rows than are wanted: a busy grant has a long life.
+        halves = [
+            sa.select(*columns, event.c.hash).where(half, event.c.id > after).order_by(order).limit(limit).subquery()
+            for half in of_it
+        ]
+        # An event's data is json, which Postgres cannot compare: doubles are left out by number.
+        own, named = (sa.select(half) for half in halves)
+        both = own.union_all(named.where(halves[1].c.stream != credential_id)).subquery()
+        query = sa.select(both).order_by(both.c.id.desc() if newest else both.c.id).limit(limit)
+        with transaction(self._engine) as c:
+            rows = [_shown(row) for row in c.execute(query).mappings()]
+        return rows[::-1] if newest else rows
+
     def files(
         self, push_id: UUID, *, states: Sequence[FileState] = (), after: int = 0, limit: int | None = None
     ) -> Iterator[Row]:
@@ -143,6 +168,7 @@ def _conditions(which: Filter) -> Iterator[sa.ColumnElement[bool]]:
         (columns.bucket, which.bucket),
         (columns.state, which.state and which.state.value),
         (columns.credential_kind, which.credential_kind),
+        (columns.credential_id, which.credential_id),
         (columns.error_code, which.error_code),
     ):
         if value is not None:

@@ -3,7 +3,7 @@
 What a chain proves: an event that was edited, inserted, reordered or deleted in its middle breaks the
 link that follows it; a deleted tail leaves the chain's head behind; a file row edited after its part ended no longer
 matches the digest in the part's own event; a push's row must say what its first and its last event say, and the rows
-of further sets what their events say. The
+of further sets what their events say; so must a grant's row and those of its shares. The
 recomputation here is independent of the database's. Whoever can rewrite events, rows and heads together leaves no trace
 here: what was signed or copied away before is what proves it then.
 """
@@ -93,6 +93,7 @@ def verify(engine: sa.Engine, push_id: UUID | None = None) -> Report:
         _verify_strays(c, report, push_id)
         _verify_requests(c, report, push_id)
         _verify_renewals(c, report, push_id)
+        _verify_consents(c, report, push_id)
         _verify_endings(c, report, push_id)
     return report
 
@@ -174,6 +175,16 @@ def _verify_renewals(c: sa.Connection, report: Report, push_id: UUID | None) -> 
         report.faults.append(Fault(row.stream, row.seq, row.what))
 
 
+def _verify_consents(c: sa.Connection, report: Report, stream: UUID | None) -> None:
+    """A grant's row says what its events say, and each share has its event, and each such event its row."""
+    for row in c.execute(CONSENTS, {"stream": stream}):
+        report.faults.append(
+            Fault(row.id, None, f"the connection's row differs from its events in: {', '.join(row.fields)}")
+        )
+    for row in c.execute(SHARES, {"stream": stream}):
+        report.faults.append(Fault(row.stream, row.seq, row.what))
+
+
 def _verify_endings(c: sa.Connection, report: Report, push_id: UUID | None) -> None:
     """A push is over if and as its last word in the chain says, with the numbers that it says."""
     endings = {event.value: state.value for state, event in ENDINGS.items()}
@@ -216,7 +227,7 @@ STRAYS = sa.text("""
     SELECT e.stream, 'events of a row that is gone' FROM event e
     WHERE (CAST(:push AS uuid) IS NULL OR e.stream = :push) AND e.seq = 1
       AND (e.kind = 'push.queued' AND NOT EXISTS (SELECT FROM push p WHERE p.id = e.stream)
-           OR e.kind = 'credential.sealing' AND NOT EXISTS (SELECT FROM credential k WHERE k.id = e.stream))
+           OR e.kind IN ('credential.sealing', 'grant.asked') AND NOT EXISTS (SELECT FROM credential k WHERE k.id = e.stream))
 """)
 
 REQUESTS = sa.text("""
@@ -261,6 +272,50 @@ RENEWALS = sa.text("""
     FROM told FULL JOIN kept ON kept.push_id = told.stream AND kept.number = told.number
     WHERE (kept.at, kept.actor, kept.credential_id, kept.files)
         IS DISTINCT FROM (told.at, told.actor, told.credential_id, told.files)
+    ORDER BY 1, 2
+""")
+
+# A consent that nobody finished was asked for, and that is all.
+CONSENTS = sa.text("""
+    SELECT id, fields FROM (
+        SELECT g.credential_id AS id, array_remove(ARRAY[
+            CASE WHEN asked.data->>'provider' IS DISTINCT FROM g.provider THEN 'provider' END,
+            CASE WHEN granted.data->>'subject' <> g.subject THEN 'subject' END,
+            CASE WHEN (granted.data IS NULL) <> (g.granted_at IS NULL) THEN 'granted' END,
+            CASE WHEN (g.revoked_at IS NOT NULL) <> EXISTS (
+                SELECT FROM event e WHERE e.stream = g.credential_id AND e.kind = 'grant.revoking') THEN 'revoking' END,
+            CASE WHEN (g.state = 'revoked') <> EXISTS (
+                SELECT FROM event e WHERE e.stream = g.credential_id AND e.kind = 'grant.revoked') THEN 'revoked' END,
+            CASE WHEN (g.state IN ('revoking', 'revoked')) <> (g.revoked_at IS NOT NULL) THEN 'state' END
+        ], NULL) AS fields
+        FROM oauth_grant g
+            LEFT JOIN LATERAL (SELECT e.data FROM event e WHERE e.stream = g.credential_id AND e.kind = 'grant.asked'
+                ORDER BY e.seq LIMIT 1) AS asked ON true
+            LEFT JOIN LATERAL (SELECT e.data FROM event e WHERE e.stream = g.credential_id AND e.kind = 'grant.granted'
+                ORDER BY e.seq LIMIT 1) AS granted ON true
+        WHERE CAST(:stream AS uuid) IS NULL OR g.credential_id = :stream
+    ) AS compared
+    WHERE cardinality(fields) > 0
+""")
+
+SHARES = sa.text("""
+    WITH told AS (
+        SELECT e.stream, e.seq, e.data->>'share' AS id, e.data->>'principal' AS principal, e.data->>'uri' AS uri,
+            (e.data->>'until')::timestamptz AS until, EXISTS (
+                SELECT FROM event u WHERE u.stream = e.stream AND u.kind = 'grant.unshared'
+                    AND u.data->>'share' = e.data->>'share') AS ended
+        FROM event e WHERE e.kind = 'grant.shared' AND (CAST(:stream AS uuid) IS NULL OR e.stream = :stream)
+    ), kept AS (
+        SELECT s.credential_id, s.id::text, s.principal, s.uri, s.until, s.ended_at IS NOT NULL AS ended
+        FROM share s WHERE CAST(:stream AS uuid) IS NULL OR s.credential_id = :stream
+    )
+    SELECT coalesce(told.stream, kept.credential_id) AS stream, told.seq, CASE
+        WHEN kept.id IS NULL THEN 'share ' || told.id || ' is told by an event, but its row is gone'
+        WHEN told.id IS NULL THEN 'share ' || kept.id || ' is told by no event'
+        ELSE 'share ' || kept.id || ' differs from its events' END AS what
+    FROM told FULL JOIN kept ON kept.credential_id = told.stream AND kept.id = told.id
+    WHERE (kept.principal, kept.uri, kept.until, kept.ended)
+        IS DISTINCT FROM (told.principal, told.uri, told.until, told.ended)
     ORDER BY 1, 2
 """)
 

@@ -42,7 +42,7 @@ from cloudpush.push.job import (
     Push,
     Verdict,
 )
-from cloudpush.push.states import Event, Overwrite, State, Strength
+from cloudpush.push.states import Event, Overwrite, State, Strength, Wish
 
 
 class Ledger:
@@ -116,6 +116,7 @@ class Ledger:
             cancelled=row["cancelled"],
             endpoint=row["endpoint"],
             hook_id=row["hook_id"],
+            credential_owner=row["credential_owner"] or "",
         )
 
     # -- planning ----------------------------------------------------------------------------
@@ -187,14 +188,14 @@ class Ledger:
 
     # -- the heartbeat -------------------------------------------------------------------------
 
-    def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, bool]:
+    def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, Wish]:
         params = {"tokens": list(tokens), "seconds": seconds}
         with transaction(self._engine) as c:
             # In this order: a lease that moves from a push to its only part meanwhile is met at least once.
             rows = [*c.execute(EXTEND_PUSHES, params), *c.execute(EXTEND_PARTS, params)]
-        answer: dict[UUID, bool] = {}
-        for token, cancelled in rows:
-            answer[token] = answer.get(token, False) or cancelled
+        answer: dict[UUID, Wish] = {}
+        for token, wish in rows:
+            answer[token] = max(answer.get(token, Wish.GO_ON), Wish(wish))
         return answer
 
     def note_progress(self, moments: Mapping[UUID, Progress]) -> None:

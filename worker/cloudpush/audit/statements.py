@@ -16,7 +16,22 @@ _PUSH_COLUMNS = f"""
     p.id, p.owner, p.source, p.uri, p.profile, {_CURRENT_SET} AS credential_id, p.credential_kind, p.min_strength,
     p.overwrite, p.include, p.exclude, p.created_at, p.attempt, p.strikes,
     p.cancel_requested_at IS NOT NULL AS cancelled, p.hook_id,
-    (SELECT k.endpoint FROM credential k WHERE k.id = p.credential_id) AS endpoint"""
+    (SELECT k.endpoint FROM credential k WHERE k.id = p.credential_id) AS endpoint,
+    (SELECT k.owner FROM credential k WHERE k.id = p.credential_id AND k.owner <> p.owner) AS credential_owner"""
+
+# Whether a grant of somebody else is shared with the push's owner just now, for where the push goes. `covers` in
+# push/grants/model.py says the same.
+_SHARED = """EXISTS (SELECT FROM share s WHERE s.credential_id = p.credential_id AND s.principal = p.owner
+        AND s.ended_at IS NULL AND s.until > clock_timestamp()
+        AND (p.uri = s.uri OR starts_with(p.uri, s.uri || '/')))"""
+
+# Whether the push may use its grant for as long as what it made from it lasts; true for any other credential.
+_CONSENTED = f"""(p.credential_kind NOT IN ('oauth_grant', 'web_identity') OR EXISTS (
+        SELECT FROM credential k JOIN oauth_grant g ON g.credential_id = k.id
+        WHERE k.id = p.credential_id AND k.state = 'active' AND g.state IN ('active', 'reconnect')
+            AND (k.owner = p.owner OR {_SHARED})))"""
+
+_WISH = f"CASE WHEN p.cancel_requested_at IS NOT NULL THEN 2 WHEN {_CONSENTED} THEN 0 ELSE 1 END"
 
 _LEASE = "lease_token = :token, lease_until = clock_timestamp() + make_interval(secs => :seconds), worker = :worker"
 _NO_LEASE = "lease_token = NULL, lease_until = NULL"
@@ -61,6 +76,14 @@ HOLD_PART = sa.text("""
 
 _USABLE = """c.id AS credential_id, c.state AS credential_state, c.expires_at,
     coalesce(c.expires_at <= clock_timestamp(), false) AS expired, p.cancel_requested_at IS NOT NULL AS cancelled"""
+
+# Of a push with a grant. Whoever pauses for it holds it to the end of the transaction, before the push's own row: a
+# reconnect and a pause at the same moment see each other.
+_CONSENT = f"SELECT g.state, c.state AS credential_state, c.owner = p.owner OR {_SHARED} AS shared"
+_OF_PUSH = """FROM push p JOIN oauth_grant g ON g.credential_id = p.credential_id
+    JOIN credential c ON c.id = p.credential_id WHERE p.id = :id"""
+CONSENT = sa.text(f"{_CONSENT} {_OF_PUSH}")
+LOCK_CONSENT = sa.text("SELECT state FROM oauth_grant WHERE credential_id = :id FOR SHARE")
 
 USABLE = sa.text(f"""
     SELECT {_USABLE}
@@ -268,17 +291,25 @@ RESUME_PUSH = sa.text("""
     RETURNING state
 """)
 
-EXTEND_PARTS = sa.text("""
+# What waits for a user: for too long, or by a share that has ended.
+IMPATIENT = sa.text(f"""
+    SELECT p.id, {_CONSENTED} AS consented FROM push p
+    WHERE (p.state = 'awaiting_consent' OR p.parts_paused > 0)
+      AND (p.created_at < clock_timestamp() - make_interval(secs => :seconds) OR NOT {_CONSENTED})
+    ORDER BY p.created_at LIMIT 500 FOR NO KEY UPDATE OF p SKIP LOCKED
+""")
+
+EXTEND_PARTS = sa.text(f"""
     UPDATE part SET lease_until = clock_timestamp() + make_interval(secs => :seconds)
     FROM push p
     WHERE p.id = part.push_id AND part.lease_token = ANY (CAST(:tokens AS uuid[])) AND part.state = 'running'
-    RETURNING part.lease_token, p.cancel_requested_at IS NOT NULL
+    RETURNING part.lease_token, {_WISH}
 """)
 
-EXTEND_PUSHES = sa.text("""
-    UPDATE push SET lease_until = clock_timestamp() + make_interval(secs => :seconds)
-    WHERE lease_token = ANY (CAST(:tokens AS uuid[])) AND state = 'running'
-    RETURNING lease_token, cancel_requested_at IS NOT NULL
+EXTEND_PUSHES = sa.text(f"""
+    UPDATE push p SET lease_until = clock_timestamp() + make_interval(secs => :seconds)
+    WHERE p.lease_token = ANY (CAST(:tokens AS uuid[])) AND p.state = 'running'
+    RETURNING p.lease_token, {_WISH}
 """)
 
 NOTE_PROGRESS = sa.text("""

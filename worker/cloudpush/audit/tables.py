@@ -12,6 +12,8 @@ from sqlalchemy.dialects import postgresql as pg
 from cloudpush.push.states import FileState, State
 
 CREDENTIAL_STATES = ("sealing", "active", "purging", "purged")
+GRANT_STATES = ("active", "reconnect", "revoking", "revoked")
+CHORES = ("check", "revoke", "notify")
 
 metadata = sa.MetaData(
     naming_convention={
@@ -249,6 +251,109 @@ piece = sa.Table(
     sa.Column("crc64", sa.Numeric(20, 0), nullable=False),  # unsigned: bigint would not hold it
     sa.Column("upload", sa.Text, nullable=False),
     sa.Column("proof", sa.Text, nullable=False),
+)
+
+# What a consent gave. Its tokens are blocks in Vault, as the sheets of a set are: each generation has a row in `sheet`
+# with first_seq = last_seq = 0. `generation` is the number of the current one.
+oauth_grant = sa.Table(
+    "oauth_grant",
+    metadata,
+    sa.Column("credential_id", sa.Uuid, sa.ForeignKey("credential.id"), primary_key=True),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False, server_default=""),
+    sa.Column("asked", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("granted", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("settings", pg.JSONB, nullable=False, server_default="{}"),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("access_expires_at", Instant),
+    sa.Column("granted_at", Instant),
+    sa.Column("refreshed_at", Instant),
+    sa.Column("pending_at", Instant),  # a refresh was begun then and nobody said how it ended
+    sa.Column("pending", sa.Integer, nullable=False, server_default="0"),  # the block that it was to fill
+    sa.Column("trouble_code", sa.Text),
+    sa.Column("trouble_message", sa.Text),
+    sa.Column("checked_at", Instant),
+    sa.Column("check_code", sa.Text),
+    sa.Column("check_message", sa.Text),
+    sa.Column("revoked_at", Instant),
+    sa.Column("provider_told", sa.Boolean),
+    sa.CheckConstraint(_one_of("state", GRANT_STATES), name="state"),
+)
+
+# What a worker is to do about a grant, until it is done.
+chore = sa.Table(
+    "chore",
+    metadata,
+    sa.Column("credential_id", sa.Uuid, sa.ForeignKey("credential.id"), primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("since", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("due_at", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("taken_at", Instant),
+    sa.CheckConstraint(_one_of("kind", CHORES), name="kind"),
+    sa.Index("ix_chore_due_at", "due_at"),
+)
+
+share = sa.Table(
+    "share",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("credential_id", sa.Uuid, sa.ForeignKey("credential.id"), nullable=False),
+    sa.Column("principal", sa.Text, nullable=False),
+    sa.Column("uri", sa.Text, nullable=False),
+    sa.Column("until", Instant, nullable=False),
+    sa.Column("created_at", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("ended_at", Instant),
+    sa.Index("ix_share_credential_id", "credential_id"),
+    sa.Index("ix_share_principal", "principal"),
+)
+
+# Signed-in browsers. Only the hash of what the browser holds is here. `owner` NULL: on the way to the sign-in provider.
+web_session = sa.Table(
+    "web_session",
+    metadata,
+    sa.Column("token_sha256", sa.LargeBinary, primary_key=True),
+    sa.Column("id", sa.Uuid, nullable=False, unique=True),  # for events: names the session and opens nothing
+    sa.Column("owner", sa.Text),
+    sa.Column("via", sa.Text, nullable=False, server_default=""),  # link | oidc
+    sa.Column("created_at", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("seen_at", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("ended_at", Instant),
+    sa.Index("ix_web_session_expires_at", "expires_at"),
+)
+
+# One-time links of the embedded stack.
+sign_in_link = sa.Table(
+    "sign_in_link",
+    metadata,
+    sa.Column("token_sha256", sa.LargeBinary, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("used_at", Instant),
+)
+
+# Ways to a provider and back: each is used once. State, nonce and PKCE verifier follow from the browser's session.
+consent_attempt = sa.Table(
+    "consent_attempt",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("session_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("settings", pg.JSONB, nullable=False, server_default="{}"),
+    sa.Column("asked", pg.ARRAY(sa.Text), nullable=False, server_default="{}"),
+    sa.Column("credential_id", sa.Uuid, sa.ForeignKey("credential.id")),  # the grant to reconnect
+    sa.Column("created_at", Instant, nullable=False, server_default=sa.func.now()),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("used_at", Instant),
+    sa.Column("outcome", sa.Text),
+    sa.Column("message", sa.Text),
+    sa.Index("ix_consent_attempt_expires_at", "expires_at"),
 )
 
 event = sa.Table(
