@@ -1,5 +1,5 @@
 # Role `cloudpush-operator`: what running OpenBao for CloudPush takes. It unseals nothing by itself, but it may write the
-# policies of the three roles and give them new secret ids, and so can give itself their rights: keep its secret id
+# policies of the four roles and give them new secret ids, and so can give itself their rights: keep its secret id
 # where only operators read.
 
 path "sys/policies/acl/cloudpush-worker" {
@@ -11,6 +11,10 @@ path "sys/policies/acl/cloudpush-intake" {
 }
 
 path "sys/policies/acl/cloudpush-keeper" {
+  capabilities = ["create", "read", "update"]
+}
+
+path "sys/policies/acl/cloudpush-web" {
   capabilities = ["create", "read", "update"]
 }
 
@@ -56,6 +60,22 @@ path "cloudpush/metadata/sheets" {
 
 path "cloudpush/metadata/sheets/+" {
   capabilities = ["delete"]
+}
+
+# A new version of the key that identity tokens are signed with, and the end of older ones.
+path "transit/keys/cloudpush-issuer" {
+  capabilities = ["read"]
+}
+
+path "transit/keys/cloudpush-issuer/rotate" {
+  capabilities = ["update"]
+}
+
+path "transit/keys/cloudpush-issuer/config" {
+  capabilities       = ["update"]
+  allowed_parameters = {
+    "min_decryption_version" = []
+  }
 }
 
 # Its own token.

@@ -1,5 +1,5 @@
 # OpenBao of compose.yaml: persistent, unseals itself with a key file, sets itself up on its first start; `initialize` is
-# not looked at again afterwards. It has no root token. The policies of the three roles are written by the service
+# not looked at again afterwards. It has no root token. The policies of the four roles are written by the service
 # `policies`, at each start, so that an upgrade can change them.
 
 ui           = false
@@ -39,6 +39,11 @@ initialize "secrets" {
     operation = "update"
     path      = "transit/keys/cloudpush"
     data      = { type = "aes256-gcm96", exportable = false, allow_plaintext_backup = false }
+  }
+  request "issuer_key" {
+    operation = "update"
+    path      = "transit/keys/cloudpush-issuer"
+    data      = { type = "rsa-2048", exportable = false, allow_plaintext_backup = false }
   }
   request "kv" {
     operation = "update"
@@ -105,6 +110,22 @@ initialize "roles" {
     operation = "update"
     path      = "auth/approle/role/cloudpush-keeper/custom-secret-id"
     data      = { secret_id = { eval_source = "file", eval_type = "string", path = "/run/secrets/keeper-secret-id" } }
+  }
+  request "web" {
+    operation = "update"
+    path      = "auth/approle/role/cloudpush-web"
+    data = {
+      token_policies          = ["cloudpush-web"]
+      token_no_default_policy = true
+      token_ttl               = 3600
+      token_max_ttl           = 86400
+      role_id                 = { eval_source = "file", eval_type = "string", path = "/run/secrets/web-role-id" }
+    }
+  }
+  request "web_secret" {
+    operation = "update"
+    path      = "auth/approle/role/cloudpush-web/custom-secret-id"
+    data      = { secret_id = { eval_source = "file", eval_type = "string", path = "/run/secrets/web-secret-id" } }
   }
   request "operator" {
     operation = "update"

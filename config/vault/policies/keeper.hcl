@@ -21,6 +21,15 @@ path "cloudpush/metadata/sheets/+" {
   capabilities = ["read", "update", "delete"]
 }
 
+# The client secrets of OAuth providers: it puts them there and takes them away, and cannot read one. One version only.
+path "cloudpush/data/clients/+" {
+  capabilities = ["create", "update"]
+}
+
+path "cloudpush/metadata/clients/+" {
+  capabilities = ["create", "read", "update", "delete"]
+}
+
 path "transit/keys/cloudpush" {
   capabilities = ["read"]
 }

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError
 
 from cloudpush.errors import Code, CredentialError, InputError
+from cloudpush.push.grants.model import NOTIFY_HOOK
 from cloudpush.push.guard import parse_endpoint
 from cloudpush.push.job import Secret
 from cloudpush.push.signed.model import RESIGN_HOOK
@@ -121,15 +122,15 @@ class AccessKey(BaseModel):
     __str__ = __repr__
 
 
-class ResignHook(BaseModel):
-    """Whom to ask for fresh signed URLs, and the secret that the request is signed with.
+class _Hook(BaseModel):
+    """A webhook, and the secret that requests to it are signed with.
 
     ``url`` is https://HOST[:PORT]/PATH[?QUERY]; nothing but its origin is shown or stored as metadata.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    KIND: ClassVar[str] = RESIGN_HOOK
+    KIND: ClassVar[str]
 
     url: Annotated[
         SecretStr,
@@ -140,7 +141,7 @@ class ResignHook(BaseModel):
 
     @property
     def kind(self) -> str:
-        """``resign_hook``."""
+        """Its kind of credential."""
         return self.KIND
 
     @property
@@ -153,15 +154,27 @@ class ResignHook(BaseModel):
         return {"url": self.url.get_secret_value(), "secret": self.secret.get_secret_value()}
 
     def __repr__(self) -> str:
-        return f"<ResignHook ****, endpoint={self.endpoint!r}>"
+        return f"<{type(self).__name__} ****, endpoint={self.endpoint!r}>"
 
     __str__ = __repr__
 
 
-Kind = AccessKey | ResignHook
+class ResignHook(_Hook):
+    """Whom to ask for fresh signed URLs."""
+
+    KIND: ClassVar[str] = RESIGN_HOOK
+
+
+class NotifyHook(_Hook):
+    """Whom to tell that one of its owner's grants must be reconnected: every live one of the owner's is told."""
+
+    KIND: ClassVar[str] = NOTIFY_HOOK
+
+
+Kind = AccessKey | ResignHook | NotifyHook
 
 #: Name → model, for :func:`parse` and :func:`load`. A later kind is a class above and a line here.
-KINDS: dict[str, type[Kind]] = {AccessKey.KIND: AccessKey, ResignHook.KIND: ResignHook}
+KINDS: dict[str, type[Kind]] = {k.KIND: k for k in (AccessKey, ResignHook, NotifyHook)}
 
 
 @dataclass(frozen=True, slots=True)

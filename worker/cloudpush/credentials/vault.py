@@ -1,14 +1,16 @@
-"""The three rights over sealed credentials, each with a role of its own in Vault.
+"""The rights over sealed credentials, held by four roles in Vault.
 
 ::
 
-    Sealer  role intake   seals; cannot read back
-    Vault   role worker   unseals credentials; cannot change them
-    Safe    role worker   unseals sheets of signed URLs, and seals new ones; cannot change them
-    Keeper  role keeper   destroys, rotates, rewraps; cannot decrypt
+    Sealer       role intake   seals; cannot read back
+    TokenSealer  role web      seals the tokens that a consent gave; cannot read back
+    Vault        role worker   unseals credentials; cannot change them
+    Safe         role worker   unseals sheets of signed URLs, and seals new ones; cannot change them
+    TokenSafe    role worker   unseals tokens, and seals those that follow; cannot change them
+    Keeper       role keeper   destroys, rotates, rewraps; cannot decrypt
 
 ``config/vault/policies`` holds each role to this; the integration tests try every right that a role must not have.
-A block of a sheet is bound to its set, its owner and its number: no two can be exchanged unnoticed.
+A block, of a sheet or of tokens, is bound to its set or grant, its owner and its number: no two can be exchanged unnoticed.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from cloudpush.credentials.connection import Absent, Rejected, VaultConnection
 from cloudpush.credentials.envelope import KEY_BITS, Binding, Envelope, decrypt, encrypt, key_version, read_envelope
 from cloudpush.credentials.kinds import dump, load
 from cloudpush.errors import CloudPushError, Code, CredentialError, VaultError
+from cloudpush.push.grants.model import OAUTH_GRANT
 from cloudpush.push.job import Secret
 from cloudpush.push.signed.model import SIGNED_URLS
 from cloudpush.push.signed.sheets import BLOCK_BYTES
@@ -48,33 +51,51 @@ def _sheet_path(credential_id: UUID, number: int) -> str:
     return f"sheets/{credential_id}.{number}"
 
 
-def _sheet_binding(credential_id: UUID, owner: str, number: int) -> Binding:
-    return Binding(owner, credential_id, f"{SIGNED_URLS}.{number}")
+def _block_binding(credential_id: UUID, owner: str, number: int, kind: str) -> Binding:
+    return Binding(owner, credential_id, f"{kind}.{number}")
 
 
-def _seal(connection: VaultConnection, path: str, plaintext: bytes, binding: Binding) -> int:
-    """Seal under a data key of its own and return the Transit key's version. Raises VaultError; overwrites nothing."""
+def _data_key(connection: VaultConnection) -> tuple[bytes, str]:
+    """A fresh data key and the same wrapped. Raises VaultError."""
     settings = connection.settings
     made = connection.run(
         lambda vault: vault.secrets.transit.generate_data_key(
             settings.vault_transit_key, "plaintext", bits=KEY_BITS, mount_point=settings.vault_transit_mount
         )
     )
-    envelope = encrypt(plaintext, base64.b64decode(made["plaintext"]), made["ciphertext"], binding)
-    del made  # the data key lives no longer than this call
+    return base64.b64decode(made["plaintext"]), str(made["ciphertext"])
+
+
+def _create(connection: VaultConnection, path: str, envelope: Envelope) -> None:
+    """Store it where nothing is yet. Raises VaultError."""
     connection.run(
         lambda vault: vault.secrets.kv.v2.create_or_update_secret(
-            path, envelope.stored(), cas=0, mount_point=settings.vault_kv_mount
+            path, envelope.stored(), cas=0, mount_point=connection.settings.vault_kv_mount
         )
     )
+
+
+def _seal(connection: VaultConnection, path: str, plaintext: bytes, binding: Binding) -> int:
+    """Seal under a data key of its own and return the Transit key's version. Raises VaultError; overwrites nothing."""
+    key, wrapped = _data_key(connection)
+    envelope = encrypt(plaintext, key, wrapped, binding)
+    del key  # it lives no longer than this call
+    _create(connection, path, envelope)
     return envelope.key_version
 
 
-def _seal_sheet(connection: VaultConnection, credential_id: UUID, owner: str, number: int, plaintext: bytes) -> int:
+def _seal_block(
+    connection: VaultConnection, credential_id: UUID, owner: str, number: int, kind: str, plaintext: bytes
+) -> int:
     if len(plaintext) > BLOCK_BYTES:
-        raise ValueError(f"a block of {len(plaintext)} bytes; sheets.encode makes none above {BLOCK_BYTES}")
-    path, binding = _sheet_path(credential_id, number), _sheet_binding(credential_id, owner, number)
+        raise ValueError(f"a block of {len(plaintext)} bytes; none may be above {BLOCK_BYTES}")
+    path, binding = _sheet_path(credential_id, number), _block_binding(credential_id, owner, number, kind)
     return _seal(connection, path, plaintext, binding)
+
+
+def _open_block(connection: VaultConnection, credential_id: UUID, owner: str, number: int, kind: str) -> _Opened:
+    path, binding = _sheet_path(credential_id, number), _block_binding(credential_id, owner, number, kind)
+    return _open(connection, path, binding, _fetch(connection, path, binding))
 
 
 def _fetch(connection: VaultConnection, path: str, binding: Binding) -> Envelope:
@@ -90,7 +111,11 @@ def _fetch(connection: VaultConnection, path: str, binding: Binding) -> Envelope
     return read_envelope(found["data"], binding)
 
 
-def _open(connection: VaultConnection, path: str, binding: Binding, envelope: Envelope) -> tuple[bytes, Envelope]:
+#: A plaintext and the envelope that it was in.
+_Opened = tuple[bytes, Envelope]
+
+
+def _open(connection: VaultConnection, path: str, binding: Binding, envelope: Envelope) -> _Opened:
     """The plaintext and the envelope that it was in: ``envelope``, or a newer one. Raises as :func:`_fetch` does."""
     try:
         key = _unwrap(connection, envelope, binding)
@@ -138,7 +163,21 @@ class Sealer:
 
         Raises VaultError, also where something is sealed under this number already. Thread-safe.
         """
-        return _seal_sheet(self._connection, credential_id, owner, number, plaintext)
+        return _seal_block(self._connection, credential_id, owner, number, SIGNED_URLS, plaintext)
+
+
+class TokenSealer:
+    """Seals tokens (role ``web``). Implements ``push.grants.ports.TokenSealer``."""
+
+    def __init__(self, connection: VaultConnection) -> None:
+        self._connection = connection
+
+    def seal_tokens(self, grant_id: UUID, owner: str, number: int, plaintext: bytes) -> int:
+        """Seal one generation and return the version of the key that wraps it.
+
+        Raises VaultError, also where something is sealed under this number already. Thread-safe.
+        """
+        return _seal_block(self._connection, grant_id, owner, number, OAUTH_GRANT, plaintext)
 
 
 class Vault:
@@ -190,16 +229,85 @@ class Safe:
 
         Raises VaultError, or CredentialError: purged (nothing under this number), corrupt.
         """
-        path, binding = _sheet_path(credential_id, number), _sheet_binding(credential_id, owner, number)
-        plaintext, _ = _open(self._connection, path, binding, _fetch(self._connection, path, binding))
-        return plaintext
+        return _open_block(self._connection, credential_id, owner, number, SIGNED_URLS)[0]
 
     def seal_sheet(self, credential_id: UUID, owner: str, number: int, plaintext: bytes) -> int:
         """Seal one block of at most ``sheets.BLOCK_BYTES``; returns the version of the key that wraps it.
 
         Raises VaultError, also where something is sealed under this number already.
         """
-        return _seal_sheet(self._connection, credential_id, owner, number, plaintext)
+        return _seal_block(self._connection, credential_id, owner, number, SIGNED_URLS, plaintext)
+
+
+class TokenSafe:
+    """Opens tokens and seals those that follow (role ``worker``). Implements ``push.grants.ports.TokenSafe``. Thread-safe."""
+
+    def __init__(self, connection: VaultConnection) -> None:
+        self._connection = connection
+
+    def open_tokens(self, grant_id: UUID, owner: str, number: int) -> bytes:
+        """The plaintext of one generation. Repeatable.
+
+        Raises VaultError, or CredentialError: purged (nothing under this number), corrupt.
+        """
+        return _open_block(self._connection, grant_id, owner, number, OAUTH_GRANT)[0]
+
+    def find_tokens(self, grant_id: UUID, owner: str, number: int) -> tuple[bytes, int] | None:
+        """As :meth:`open_tokens`, with the version of the key that wraps it; None where nothing is there that opens."""
+        try:
+            plaintext, envelope = _open_block(self._connection, grant_id, owner, number, OAUTH_GRANT)
+        except CredentialError:
+            return None
+        return plaintext, envelope.key_version
+
+    def prepare(self, grant_id: UUID, owner: str, marker: int, number: int) -> TokenPen:
+        """Prove that Vault takes blocks of this grant by storing an empty one; fetch the key of the next.
+
+        Raises VaultError: then nothing may be spent.
+        """
+        _seal_block(self._connection, grant_id, owner, marker, OAUTH_GRANT, b"")
+        binding = _block_binding(grant_id, owner, number, OAUTH_GRANT)
+        return TokenPen(self._connection, _sheet_path(grant_id, number), binding, *_data_key(self._connection))
+
+
+class TokenPen:
+    """A block that is ready to be written. Implements ``push.grants.ports.Pen``."""
+
+    def __init__(self, connection: VaultConnection, path: str, binding: Binding, key: bytes, wrapped: str) -> None:
+        self._connection = connection
+        self._path = path
+        self._binding = binding
+        self._key = key
+        self._wrapped = wrapped
+        self._written: tuple[bytes, Envelope] | None = None
+
+    def write(self, plaintext: bytes) -> int:
+        """Store it and return the version of the key that wraps it. One request while all is well. Raises VaultError.
+
+        Repeatable with the same plaintext: where an answer got lost on its way, the block that is there is ours.
+        """
+        if self._written is None:
+            self._written = plaintext, encrypt(plaintext, self._key, self._wrapped, self._binding)
+            self._key = b""  # it encrypts once
+        text, envelope = self._written
+        if text != plaintext:
+            raise ValueError("a pen writes one text")
+        try:
+            _create(self._connection, self._path, envelope)
+        except VaultError as e:
+            if e.code is not Code.VAULT_DENIED or not self._is_there(envelope):
+                raise
+        return envelope.key_version
+
+    def _is_there(self, envelope: Envelope) -> bool:
+        """Whether what is stored is what we wrote: an earlier request got there, and its answer did not get here."""
+        try:
+            return _fetch(self._connection, self._path, self._binding).ciphertext == envelope.ciphertext
+        except (VaultError, CredentialError):
+            return False
+
+    def __repr__(self) -> str:
+        return "<TokenPen ****>"
 
 
 class Keeper:
@@ -216,7 +324,7 @@ class Keeper:
         """Destroy these blocks of a set and see that they are gone. Repeatable. Raises VaultError."""
 
         def purge(number: int) -> None:
-            self._purge(_sheet_path(credential_id, number), f"Block {number} of the set {credential_id}")
+            self._purge(_sheet_path(credential_id, number), f"Block {number} of {credential_id}")
 
         with ThreadPoolExecutor(PURGERS, thread_name_prefix="purge") as pool:
             for _ in pool.map(purge, numbers):
@@ -261,9 +369,9 @@ class Keeper:
         """
         return self._rewrap(_path(credential_id), Binding(owner, credential_id, kind), version)
 
-    def rewrap_sheet(self, credential_id: UUID, owner: str, number: int, version: int) -> int:
-        """As :meth:`rewrap`, for one block of a set."""
-        binding = _sheet_binding(credential_id, owner, number)
+    def rewrap_sheet(self, credential_id: UUID, owner: str, number: int, version: int, kind: str) -> int:
+        """As :meth:`rewrap`, for one block of a credential of this ``kind``: a set's, or a grant's."""
+        binding = _block_binding(credential_id, owner, number, kind)
         return self._rewrap(_sheet_path(credential_id, number), binding, version)
 
     def _rewrap(self, path: str, binding: Binding, version: int) -> int:
