@@ -2,7 +2,8 @@
 
 One file: one ``operations/copyfile``. A few: the same in a ``job/batch``, where each has an error of its own. Many:
 ``sync/copy`` of a list, which takes a quarter less CPU but tells only *that* something failed; then those files are
-sent once more, each for itself, to learn which.
+sent once more, each for itself, to learn which. Lists are for S3 only: elsewhere rclone asks whether the list's directory
+is a file, which a credential may not be allowed to know.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Batch:
     control: Control
     root: Path
     directory: Path
-    bucket: Callable[[Sequence[PlannedFile]], tuple[str, dict[str, Any]]]  # as rclone calls it, with its configuration
+    #: A directory of the bucket as rclone calls it (None: the bucket itself), with the configuration to send files there.
+    bucket: Callable[[Sequence[PlannedFile], str | None], tuple[str, dict[str, Any]]]
+    lists: bool = True  # whether many files may go as a list
 
     def send(self, files: Sequence[PlannedFile]) -> Failures:
         """Failures by ``seq``. Raises CloudPushError for what concerns all files, Cancelled, LeaseLost."""
@@ -62,10 +65,10 @@ class Batch:
 
     def _several(self, files: Sequence[PlannedFile], *, sent: int) -> Failures:
         """``sent``: how many rclone has already counted."""
-        return self._each(files) if len(files) <= EXACT else self._many(files, sent)
+        return self._each(files) if len(files) <= EXACT or not self.lists else self._many(files, sent)
 
     def _one(self, file: PlannedFile) -> Failures:
-        bucket, config = self.bucket([file])
+        bucket, config = self.bucket([file], None)
         try:
             self._run("operations/copyfile", {**self._copy(file, bucket), "_config": config})
         except RcError as e:
@@ -74,7 +77,7 @@ class Batch:
 
     def _each(self, files: Sequence[PlannedFile], *, lanes_by: int = 1) -> Failures:
         """Each file for itself, many at once."""
-        bucket, config = self.bucket(files)
+        bucket, config = self.bucket(files, None)
         inputs = [{"_path": "operations/copyfile", **self._copy(f, bucket)} for f in files]
         lanes = max(1, config["Transfers"] // lanes_by)
         try:
@@ -99,15 +102,14 @@ class Batch:
 
     def _list(self, files: Sequence[PlannedFile], base: str) -> bool:
         """Send ``files`` by ``sync/copy``; whether it called that a success. Raises what concerns all files."""
-        bucket, config = self.bucket(files)
+        bucket, config = self.bucket(files, base)
         names = _write_list(self.directory, [standard(f.path) for f in files])
         try:
             self._run(
                 "sync/copy",
                 {
                     "srcFs": self._source,
-                    # With its trailing slash rclone does not ask whether this is a file.
-                    "dstFs": f"{bucket}/{standard(base)}",
+                    "dstFs": bucket,
                     "_filter": {"FilesFromRaw": [str(names)]},
                     "_config": config,
                 },

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from cloudpush.errors import Cancelled, CloudPushError, LeaseLost
+from cloudpush.errors import CloudPushError
 from cloudpush.push.job import Progress
 from cloudpush.push.ports import Control
 from cloudpush.transfer.rc import RcError, RcGoneError
@@ -125,7 +125,7 @@ class _Watch:
     def _why(self) -> CloudPushError | None:
         try:
             self._check()
-        except (Cancelled, LeaseLost) as e:
+        except CloudPushError as e:  # Cancelled, LeaseLost, ConsentRevoked, a secret that is not renewed
             return e
         self._looks += 1
         return self._hopeless() if self._looks % ASK_EVERY == 0 else None

@@ -47,6 +47,8 @@ GC_PERCENT = 400
 HEAP_BYTES = 1024**3
 
 _LONGER_THAN_ANY_UPLOAD = "8760h"
+#: Between two secrets: AWS lends a role for twelve hours at most. What sessions made is forgotten when they end.
+_LONGER_THAN_ANY_SESSION = "24h"
 #: Lines of stderr that are kept from the beginning, where a panic says why, and from the end.
 _STDERR_LINES = 10
 _STDERR_LINE_BYTES = 4096
@@ -87,8 +89,10 @@ class Child:
 class Rcd:
     """Keeps one child alive. Thread-safe."""
 
-    def __init__(self, rclone: str, runtime_dir: Path | None = None) -> None:
+    def __init__(self, rclone: str, runtime_dir: Path | None = None, ca_file: str = "") -> None:
+        """``ca_file``: the CAs that it trusts, and no others; empty: the machine's own."""
         self._rclone = rclone
+        self._ca_file = ca_file
         self._base = runtime_dir or Path(tempfile.gettempdir())
         self._lock = threading.Lock()
         self._supervisor: threading.Thread | None = None
@@ -209,7 +213,10 @@ class Rcd:
         self._lives += 1
         socket = self.directory / f"rcd-{self._lives}.sock"
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", LAUNCHER, str(os.getpid()), find_rclone(self._rclone), *_arguments(socket)],
+            [
+                *(sys.executable, "-I", "-S", LAUNCHER, str(os.getpid())),
+                *(find_rclone(self._rclone), *_arguments(socket, self._ca_file)),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -220,7 +227,7 @@ class Rcd:
         return Child(process, socket)
 
 
-def _arguments(socket: Path) -> list[str]:
+def _arguments(socket: Path, ca_file: str) -> list[str]:
     return [
         "rcd",
         f"--rc-addr=unix://{socket}",
@@ -233,6 +240,10 @@ def _arguments(socket: Path) -> list[str]:
         # Results come with the answer: nobody asks for them later.
         "--rc-job-expire-duration=1s",
         "--rc-job-expire-interval=1s",
+        # A secret is swapped in an upload under way by naming its destination: it must still be known by that name, and
+        # after five minutes without a call, however long that may last, it would not be.
+        f"--fs-cache-expire-duration={_LONGER_THAN_ANY_SESSION}",
+        *([f"--ca-cert={ca_file}"] if ca_file else []),
     ]
 
 

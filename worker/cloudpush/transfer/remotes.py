@@ -1,4 +1,4 @@
-"""A destination and a secret as an rclone remote, and how files are cut into pieces.
+"""A destination and a secret as an rclone remote, and how files are cut into pieces: S3's, and the choice between backends.
 
 The options and why: CloudPush looks at every object itself after the upload, so rclone need not (``no_head``); it never
 creates buckets (``no_check_bucket``); it does not read a large file a second time for a digest that only itself would
@@ -7,13 +7,15 @@ look at (``disable_checksum``; each piece is still sent with its MD5, which the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
 from rclone_python.remote_types import RemoteTypes
 
-from cloudpush.errors import Code, InputError
-from cloudpush.push.endpoints import Endpoint
+from cloudpush.push.blocks import MIB, cut
+from cloudpush.push.endpoints import Endpoint, check_secret
 from cloudpush.push.job import Destination, Secret
-
-MIB = 1024 * 1024
 
 #: Files of this size or more are sent in pieces: a single request cannot be resumed, pieces go in parallel.
 CUTOFF = 64 * MIB
@@ -28,12 +30,8 @@ SOURCE_TYPE = RemoteTypes.local.value
 #: Planning has decided which symlinks may be followed.
 SOURCE_PARAMETERS = {"encoding": "Raw", "copy_links": "true"}
 
-DESTINATION_TYPE = RemoteTypes.s3.value
-#: What opens something, of the options below.
-SECRET_OPTIONS = ("access_key_id", "secret_access_key", "session_token")
 #: For calls that change the configuration: ask nothing, and take values as they are.
 QUIETLY = {"nonInteractive": True, "noObscure": True}
-KIND = "access_key"
 
 #: Dialect → rclone's provider. What is not here speaks plain S3.
 _PROVIDERS = {
@@ -46,21 +44,38 @@ _PROVIDERS = {
 _PLAIN = "Other"
 
 
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """How rclone speaks one protocol.
+
+    ``opens``: the options that a secret fills, and nothing else does; ``secrets``: their names. ``masked``: what of a secret must never be shown.
+    ``ends``: when a secret ends, where that is known. ``sets``: uploads under way are given a further secret by
+    ``backend/command set``; without it they read it from the configuration, or keep theirs. ``lists``: ``sync/copy``
+    sends uploads and nothing else, so that many files may go as a list. ``own_connections``: each remote has its own, made
+    as the call that first used it wished; without it all remotes share those that the first one made. ``abandons``: what
+    a killed rclone left unfinished can be found and ended; elsewhere it vanishes by itself.
+    """
+
+    type: str
+    secrets: tuple[str, ...]
+    parameters: Callable[[Destination, Secret, Endpoint], dict[str, str]]
+    opens: Callable[[Secret], dict[str, str]]
+    masked: Callable[[Secret], tuple[str, ...]]
+    piece_size: Callable[[int], int | None]
+    ends: Callable[[Secret], datetime | None] = lambda _secret: None
+    sets: bool = False
+    lists: bool = False
+    own_connections: bool = False
+    abandons: bool = False
+
+
 def parameters(destination: Destination, secret: Secret, endpoint: Endpoint) -> dict[str, str]:
     """The remote's options by name, the secret among them. Raises InputError for a kind of secret that is no key pair."""
-    if secret.kind != KIND:
-        raise InputError(
-            Code.BAD_INPUT,
-            f"A credential of kind {secret.kind!r} cannot open {destination.uri!r}; use {KIND}.",
-            field="kind",
-        )
-    fields = secret.reveal()
+    check_secret(destination, secret)
     return {
         "provider": _provider(destination, endpoint),
         "env_auth": "false",
-        "access_key_id": fields["access_key_id"],
-        "secret_access_key": fields["secret_access_key"],
-        "session_token": fields.get("session_token", ""),
+        **opens(secret),
         "endpoint": endpoint.url,
         "region": endpoint.region,
         "force_path_style": _flag(endpoint.path_style),
@@ -71,6 +86,16 @@ def parameters(destination: Destination, secret: Secret, endpoint: Endpoint) -> 
         "upload_cutoff": f"{CUTOFF}B",  # a number alone would be KiB
         "chunk_size": f"{PIECE}B",
         "upload_concurrency": str(PIECES_AT_ONCE),
+    }
+
+
+def opens(secret: Secret) -> dict[str, str]:
+    """The options that hold a key pair."""
+    fields = secret.reveal()
+    return {
+        "access_key_id": fields["access_key_id"],
+        "secret_access_key": fields["secret_access_key"],
+        "session_token": fields.get("session_token", ""),
     }
 
 
@@ -87,16 +112,23 @@ def _flag(value: bool) -> str:
 
 
 def piece_size(size: int) -> int | None:
-    """Bytes per piece that rclone sends a file of ``size`` bytes in; None for a single request.
+    """Bytes per piece that rclone sends a file of ``size`` bytes in; None for a single request."""
+    return None if size < CUTOFF else cut(size, PIECE, MAX_PIECES)
 
-    The arithmetic is rclone's (``fs/chunksize``): the configured size while that gives few enough pieces, else
-    the smallest whole number of MiB that does.
-    """
-    if size < CUTOFF:
-        return None
-    if size <= PIECE * MAX_PIECES:
-        return PIECE
-    piece = -(-(size // MAX_PIECES) // MIB) * MIB
-    if size // piece == MAX_PIECES and size % MAX_PIECES:
-        piece += MIB
-    return piece
+
+def _masked(secret: Secret) -> tuple[str, ...]:
+    return tuple(opens(secret).values())
+
+
+S3 = Backend(
+    type=RemoteTypes.s3.value,
+    secrets=("access_key_id", "secret_access_key", "session_token"),
+    parameters=parameters,
+    opens=opens,
+    masked=_masked,
+    piece_size=piece_size,
+    sets=True,
+    lists=True,
+    own_connections=True,
+    abandons=True,
+)

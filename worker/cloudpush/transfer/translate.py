@@ -8,7 +8,9 @@ words.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from cloudpush.errors import CloudPushError, Code, DestinationError, EngineError, SourceError
 from cloudpush.logs import redact
@@ -17,6 +19,15 @@ from cloudpush.logs import redact
 _ANSWER = re.compile(
     r"https response error StatusCode: (?P<status>\d+), .*?(?:api error (?P<code>[\w.-]+): |request send failed)"
 )
+
+#: What Google's library says: the reason stands at the end, or in lines of its own where there are several.
+_GOOGLE = re.compile(
+    r"googleapi: (?:Error (?P<status>\d+): |got HTTP response code (?P<bare>\d+) with body: )(?P<rest>.*)", re.DOTALL
+)
+_REASON = re.compile(r", (?P<reason>\w+)$|^Reason: (?P<first>\w+), Message: ", re.MULTILINE)
+
+#: What Microsoft's library says; HEAD answers have their code in a header, which it repeats here.
+_AZURE = re.compile(r"RESPONSE (?P<status>\d{3}): .*?\nERROR CODE: (?P<code>[\w-]+)", re.DOTALL)
 
 #: S3's error codes, with those that only some servers use.
 CODES: dict[str, Code] = {
@@ -66,6 +77,67 @@ CODES: dict[str, Code] = {
     "XMinioStorageFull": Code.QUOTA_EXCEEDED,
 }
 
+#: Reasons of Google's JSON API. What is not here is judged by its status.
+GOOGLE: dict[str, Code] = {
+    "authError": Code.CREDENTIAL_EXPIRED,  # expired or revoked: it does not say which, and a new one tells
+    "required": Code.CREDENTIAL_EXPIRED,
+    "expired": Code.CREDENTIAL_EXPIRED,
+    "forbidden": Code.ACCESS_DENIED,
+    "insufficientPermissions": Code.ACCESS_DENIED,
+    "accountDisabled": Code.ACCESS_DENIED,
+    "accountDisabledUserNotAMember": Code.ACCESS_DENIED,
+    "userProjectMissing": Code.ACCESS_DENIED,
+    "retentionPolicyNotMet": Code.CONFLICT,
+    "objectUnderActiveHold": Code.CONFLICT,
+    "conditionNotMet": Code.CONFLICT,
+    "conflict": Code.CONFLICT,
+    "notFound": Code.NO_SUCH_BUCKET,  # of an upload: there is no object yet that could be missing
+    "rateLimitExceeded": Code.THROTTLED,
+    "userRateLimitExceeded": Code.THROTTLED,
+    "dailyLimitExceeded": Code.QUOTA_EXCEEDED,
+    "quotaExceeded": Code.QUOTA_EXCEEDED,
+    "uploadTooLarge": Code.TOO_LARGE,
+    "backendError": Code.PROVIDER_UNAVAILABLE,
+    "internalError": Code.PROVIDER_UNAVAILABLE,
+}
+
+#: Azure's error codes.
+AZURE: dict[str, Code] = {
+    "AuthenticationFailed": Code.CREDENTIAL_EXPIRED,  # signatures are made by ourselves: another one tells
+    "InvalidAuthenticationInfo": Code.CREDENTIAL_EXPIRED,
+    "AuthorizationFailure": Code.ACCESS_DENIED,
+    "AuthorizationPermissionMismatch": Code.ACCESS_DENIED,
+    "AuthorizationProtocolMismatch": Code.ACCESS_DENIED,
+    "AuthorizationSourceIPMismatch": Code.ACCESS_DENIED,
+    "AuthorizationServiceMismatch": Code.ACCESS_DENIED,
+    "AuthorizationResourceTypeMismatch": Code.ACCESS_DENIED,
+    "InsufficientAccountPermissions": Code.ACCESS_DENIED,
+    "AccountIsDisabled": Code.ACCESS_DENIED,
+    "ContainerNotFound": Code.NO_SUCH_BUCKET,
+    "ContainerDisabled": Code.NO_SUCH_BUCKET,
+    "ContainerBeingDeleted": Code.NO_SUCH_BUCKET,
+    "ResourceNotFound": Code.NO_SUCH_BUCKET,
+    "InvalidResourceName": Code.NAME_NOT_A_KEY,
+    "OutOfRangeInput": Code.NAME_NOT_A_KEY,
+    "ServerBusy": Code.THROTTLED,
+    "OperationTimedOut": Code.PROVIDER_UNAVAILABLE,
+    "InternalError": Code.PROVIDER_UNAVAILABLE,
+    "InvalidBlobOrBlock": Code.PROVIDER_UNAVAILABLE,  # somebody's other upload to it got in between: sent again
+    "InvalidBlockList": Code.PROVIDER_UNAVAILABLE,
+    "Md5Mismatch": Code.CORRUPTED,
+    "Crc64Mismatch": Code.CORRUPTED,
+    "RequestBodyTooLarge": Code.TOO_LARGE,
+    "BlockCountExceedsLimit": Code.TOO_LARGE,
+    "BlobAlreadyExists": Code.CONFLICT,
+    "InvalidBlobType": Code.CONFLICT,
+    "BlobImmutableDueToPolicy": Code.CONFLICT,
+    "BlobArchived": Code.CONFLICT,
+    "BlobBeingRehydrated": Code.CONFLICT,
+    "LeaseIdMissing": Code.CONFLICT,
+    "ConditionNotMet": Code.CONFLICT,
+    "SnapshotsPresent": Code.CONFLICT,
+}
+
 #: What a status means where the code is unknown or missing.
 STATUSES: dict[int, Code] = {
     301: Code.NO_SUCH_BUCKET,
@@ -110,6 +182,8 @@ WORDS: tuple[tuple[re.Pattern[str], Code], ...] = tuple(
             Code.ENDPOINT_REFUSED,
         ),
         (r"no space left on device|disk quota exceeded", Code.DISK_FULL),
+        # rclone was told of no further access token in time
+        (r"token expired and there's no refresh token|couldn't fetch token", Code.CREDENTIAL_EXPIRED),
         (
             r"too many open files|cannot allocate memory|panic received|didn't find section in config",
             Code.ENGINE_CRASHED,
@@ -191,10 +265,13 @@ class Translator:
     endpoint: str
     session: bool  # the credential has a session token: an unknown key is an expired one
     secrets: tuple[str, ...] = field(repr=False)
+    ends: datetime | None = None  # the credential: what is refused after that has expired, whatever the words
 
     def error(self, text: str, path: str = "") -> CloudPushError:
         """The error that ``text`` amounts to; ``path`` is the file that it concerns, where it concerns one."""
         code, status = _judge(text, session=self.session)
+        if code is Code.ACCESS_DENIED and self.ends is not None and datetime.now(UTC) >= self.ends:
+            code = Code.CREDENTIAL_EXPIRED
         message = _MESSAGES[code].format(
             bucket=self.bucket,
             endpoint=self.endpoint,
@@ -214,12 +291,23 @@ def accepted(text: str) -> bool:
 
 
 def _judge(text: str, *, session: bool) -> tuple[Code, int]:
+    if (google := _GOOGLE.search(text)) is not None:
+        reason = _REASON.search(google["rest"])
+        name = (reason["reason"] or reason["first"]) if reason else ""
+        return _by(GOOGLE.get(name), int(google["status"] or google["bare"]), {401: Code.CREDENTIAL_EXPIRED})
+    if (azure := _AZURE.search(text)) is not None:
+        return _by(AZURE.get(azure["code"]), int(azure["status"]), {})
     answer = _ANSWER.search(text)
     status = int(answer["status"]) if answer else 0
     if answer and status:
         name = answer["code"] or ""
         if session and name in {"InvalidAccessKeyId", "InvalidToken"}:
             return Code.CREDENTIAL_EXPIRED, status
-        code = CODES.get(name) or STATUSES.get(status)
-        return code or (Code.PROVIDER_UNAVAILABLE if status >= 500 else Code.PROVIDER_REFUSED), status
+        return _by(CODES.get(name), status, {})
     return next((code for pattern, code in WORDS if pattern.search(text)), Code.INTERNAL), 0
+
+
+def _by(known: Code | None, status: int, special: Mapping[int, Code]) -> tuple[Code, int]:
+    """The code that is known, or what the status says; ``special`` before :data:`STATUSES`."""
+    code = known or special.get(status) or STATUSES.get(status)
+    return code or (Code.PROVIDER_UNAVAILABLE if status >= 500 else Code.PROVIDER_REFUSED), status

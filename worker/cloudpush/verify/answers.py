@@ -1,4 +1,4 @@
-"""What an S3 server's error answers mean, as our own errors: one table, one boundary.
+"""What error answers mean, as our own errors: a table for each sort of provider, one boundary.
 
 A HEAD has no body, so its status alone rarely tells; the words come from a GET that is sent for this purpose. Bodies are
 hostile: they are bounded, read with a parser that refuses document types and entities, and redacted before they are kept.
@@ -6,6 +6,7 @@ hostile: they are bounded, read with a parser that refuses document types and en
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cloudpush.errors import Code, DestinationError
@@ -44,6 +45,32 @@ CODES: dict[str, Code] = {
     "ServiceUnavailable": Code.PROVIDER_UNAVAILABLE,
     "RequestTimeout": Code.PROVIDER_UNAVAILABLE,
     "QuotaExceeded": Code.QUOTA_EXCEEDED,
+}
+
+#: Google's XML API has S3's codes, and some of its own.
+GOOGLE: dict[str, Code] = CODES | {
+    "AuthenticationRequired": Code.CREDENTIAL_EXPIRED,
+    "UserProjectMissing": Code.ACCESS_DENIED,
+    "UserProjectAccountProblem": Code.ACCESS_DENIED,
+    "InsufficientQuota": Code.QUOTA_EXCEEDED,
+}
+
+#: Azure's codes, which come in a header, too.
+AZURE: dict[str, Code] = {
+    "AuthenticationFailed": Code.CREDENTIAL_EXPIRED,  # signatures are made by ourselves: another one tells
+    "AuthorizationFailure": Code.ACCESS_DENIED,
+    "AuthorizationPermissionMismatch": Code.ACCESS_DENIED,
+    "AuthorizationProtocolMismatch": Code.ACCESS_DENIED,
+    "AuthorizationSourceIPMismatch": Code.ACCESS_DENIED,
+    "AccountIsDisabled": Code.ACCESS_DENIED,
+    "ContainerNotFound": Code.NO_SUCH_BUCKET,
+    "ContainerDisabled": Code.NO_SUCH_BUCKET,
+    "ContainerBeingDeleted": Code.NO_SUCH_BUCKET,
+    "BlobNotFound": Code.OBJECT_MISSING,
+    "BlobArchived": Code.ACCESS_DENIED,
+    "ServerBusy": Code.THROTTLED,
+    "OperationTimedOut": Code.PROVIDER_UNAVAILABLE,
+    "InternalError": Code.PROVIDER_UNAVAILABLE,
 }
 
 #: What concerns the whole destination, so that asking for another key is pointless.
@@ -92,15 +119,26 @@ def read_refusal(status: int, body: bytes, region: str = "") -> Refused:
 
 
 def error_of(
-    refused: Refused, *, bucket: str, what: str, region: str, session: bool, secrets: tuple[str, ...]
+    refused: Refused,
+    *,
+    bucket: str,
+    what: str,
+    secrets: tuple[str, ...],
+    region: str = "",
+    session: bool = False,
+    codes: Mapping[str, Code] = CODES,
+    ended: bool = False,
 ) -> DestinationError:
     """The error that ``refused`` amounts to.
 
-    ``what``: the object in words; ``region``: the one we signed for; ``session``: whether the credential has a
+    ``what``: the object in words; ``codes``: the provider's; ``ended``: the credential's time is over, so that what is
+    refused has expired whatever the words; ``region``: the one we signed for; ``session``: whether the credential has a
     session token, which makes an unknown key an expired one (some servers forget a session that has run out);
     ``secrets``: masked in the provider's words.
     """
-    code = _code(refused, session=session)
+    code = _code(refused, codes, session=session)
+    if ended and code is Code.ACCESS_DENIED:
+        code = Code.CREDENTIAL_EXPIRED
     message = _MESSAGES[code].format(bucket=bucket, what=what, status=refused.status)
     if code is Code.NO_SUCH_BUCKET and refused.region and refused.region != region:
         message = (
@@ -111,12 +149,12 @@ def error_of(
     return DestinationError(code, message, detail=redact(f"HTTP {refused.status} {words}".strip(), *secrets, limit=500))
 
 
-def _code(refused: Refused, *, session: bool) -> Code:
+def _code(refused: Refused, codes: Mapping[str, Code], *, session: bool) -> Code:
     if session and refused.code in {"InvalidAccessKeyId", "InvalidToken"}:
         return Code.CREDENTIAL_EXPIRED
     if refused.code == "AuthorizationHeaderMalformed" and not refused.region:
         return Code.BAD_SIGNATURE
-    known = CODES.get(refused.code)
+    known = codes.get(refused.code)
     if known is not None:
         return known
     if refused.status in {301, 307, 308}:
