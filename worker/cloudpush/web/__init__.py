@@ -1,0 +1,1 @@
+"""The web pages: sign in, connect, watch, revoke. Server-rendered; JavaScript only improves them."""

@@ -1,0 +1,86 @@
+"""The application: routes, templates, and what surrounds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
+
+from cloudpush.errors import CloudPushError
+from cloudpush.web import account, connections, consent, issuer, live, pushes, signin, words
+from cloudpush.web.assets import Assets
+from cloudpush.web.failing import http_error
+from cloudpush.web.headers import Surroundings
+from cloudpush.web.pages import Visit, get
+
+if TYPE_CHECKING:
+    from cloudpush.wiring import WebServices
+
+HERE = Path(__file__).parent
+
+
+def make_app(services: WebServices, *, stopping: Callable[[], bool] = lambda: False) -> Starlette:
+    """The web pages as an ASGI application. ``stopping``: whether long answers should end now.
+
+    Raises SettingsError where web_url is missing or no URL of a server.
+    """
+    assets = Assets.read(HERE / "static")
+    routes: list[BaseRoute] = [
+        get("/", lambda visit: visit.see("/connections")),
+        *signin.routes(services),
+        *account.routes(services),
+        *connections.routes(services),
+        *consent.routes(services),
+        *pushes.routes(services),
+        *live.routes(services),
+        *issuer.issuer_routes(services.settings.web_url, services.public_keys),
+        *assets.routes(),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Surroundings, web_url=services.settings.web_url)],
+        exception_handlers={HTTPException: http_error, CloudPushError: http_error},
+    )
+    app.router.redirect_slashes = False  # it would build a URL from the Host header
+    app.state.services = services
+    app.state.templates = make_templates(assets)
+    app.state.streams = live.Streams(stopping)
+    return app
+
+
+def make_templates(assets: Assets) -> Environment:
+    """Templates that escape everything, and fail where a name is missing."""
+    templates = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals |= {"asset": assets.path, "csrf_field": csrf_field, "push_states": words.PUSH_STATES}
+    templates.filters |= {
+        "when": words.when,
+        "exact": words.exact,
+        "minute": words.minute,
+        "prose": words.prose,
+        "size": words.size,
+        "counted": words.count,
+        "push_state": lambda s: words.PUSH_STATES[s],
+        "grant_state": lambda s: words.GRANT_STATES[s],
+        "file_state": lambda s: words.FILE_STATES[s],
+        "strength": lambda s: words.STRENGTHS.get(s, s),
+        "sentence": lambda event, explains: words.sentence(event["kind"], event["data"], explains),
+    }
+    return templates
+
+
+def csrf_field(visit: Visit) -> Markup:
+    """The hidden field that every form brings back."""
+    return Markup('<input type="hidden" name="csrf" value="{}">').format(visit.csrf)
