@@ -7,8 +7,10 @@ line, started anew for every push, does not pay for it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
+import secrets
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import sqlalchemy as sa
 from celery import Celery
@@ -24,15 +27,21 @@ from cloudpush.audit.broom import Broom
 from cloudpush.audit.credentials import Credentials
 from cloudpush.audit.database import make_engine
 from cloudpush.audit.desk import Desk
+from cloudpush.audit.grants import GrantBook
 from cloudpush.audit.history import History
 from cloudpush.audit.ledger import Ledger
 from cloudpush.audit.sheets import Sheets
 from cloudpush.broker import Announcer, make_celery
 from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.kinds import AccessKey
-from cloudpush.credentials.vault import Keeper, Safe, Sealer, Vault
-from cloudpush.push.couriers import KeyCourier
-from cloudpush.push.custody import Custody
+from cloudpush.credentials.providers import read_providers
+from cloudpush.credentials.vault import Keeper, Safe, Sealer, TokenSafe, Vault
+from cloudpush.push.couriers import GrantCourier, KeyCourier
+from cloudpush.push.custody import CredentialState, Custody
+from cloudpush.push.grants.desk import Grants
+from cloudpush.push.grants.hands import HANDS, Hands
+from cloudpush.push.grants.house import shred_superseded
+from cloudpush.push.grants.model import GRANT_KINDS, NOTIFY_HOOK
 from cloudpush.push.intake import Intake
 from cloudpush.push.job import Destination, Profile
 from cloudpush.push.leases import LeaseKeeper
@@ -50,14 +59,27 @@ from cloudpush.push.uris import parse_destination
 from cloudpush.settings import Settings
 
 if TYPE_CHECKING:
+    from cloudpush.audit.sessions import Sessions
+    from cloudpush.credentials.clients import Clients
+    from cloudpush.credentials.issuer import PublicKeys
+    from cloudpush.push.grants.consenting import Consenting
+    from cloudpush.push.grants.keeping import GrantKeeping
+    from cloudpush.push.grants.ports import Minter, Providers
+    from cloudpush.push.grants.refresh import Refresher
+    from cloudpush.push.ports import Inspector
     from cloudpush.push.signed.courier import UrlCourier
+    from cloudpush.transfer.notify import HttpNotifier
     from cloudpush.transfer.rclone import Rclone
 
 
 #: A worker asks Vault's KV store for the same ciphertext once in so many seconds.
 ENVELOPE_SECONDS = 30.0
+#: Connections to Postgres that the web pages keep: each request takes one for a moment.
+WEB_CONNECTIONS = 8
 #: A callback that says nothing for so long is not waited for.
 HOOK_SECONDS = 30.0
+#: Of one owner, newest first, that are looked through for webhooks.
+MOST_CREDENTIALS = 1000
 
 
 class SystemClock:
@@ -83,6 +105,7 @@ class Services:
     custody: Custody
     history: History
     announcer: Announcer
+    grants: Grants
     _closing: ExitStack = field(repr=False)
 
     def close(self) -> None:
@@ -96,6 +119,7 @@ class WorkerServices:
 
     name: str
     cloudpush: CloudPush
+    hands: Hands
     celery: Celery
     announcer: Announcer
     leases: LeaseKeeper
@@ -103,12 +127,13 @@ class WorkerServices:
     _closing: ExitStack = field(repr=False)
 
     def start(self) -> None:
-        """Start the engine and the heartbeat. Raises EngineError."""
+        """Start the engine, the heartbeat and the chores. Raises EngineError."""
         self.engine.start()
         self.leases.start()
+        self.hands.start()
 
     def close(self) -> None:
-        """Stop both and give connections back; pushes under way run out of their leases."""
+        """Stop them and give connections back; pushes under way run out of their leases."""
         self._closing.close()
 
 
@@ -121,6 +146,44 @@ class SweeperServices:
 
     def close(self) -> None:
         """Give the leader's lock and connections back."""
+        self._closing.close()
+
+
+@dataclass(frozen=True, slots=True)
+class RefresherServices:
+    """What the scribe works with. Implements ``push.grants.ports.Renewing``."""
+
+    refresher: Refresher
+    _closing: ExitStack = field(repr=False)
+
+    def refresh(self, grant_id: UUID, seen: int) -> None:
+        """See :meth:`push.grants.refresh.Refresher.refresh`."""
+        self.refresher.refresh(grant_id, seen)
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._closing.close()
+
+
+@dataclass(frozen=True, slots=True)
+class WebServices:
+    """What the web pages work with. Of Vault's roles it has ``web`` only, which can seal tokens and read none."""
+
+    settings: Settings
+    history: History
+    credentials: Credentials
+    intake: Intake
+    announcer: Announcer
+    grants: Grants
+    sessions: Sessions
+    providers: Providers
+    consenting: Consenting
+    public_keys: PublicKeys
+    clients: Clients
+    _closing: ExitStack = field(repr=False)
+
+    def close(self) -> None:
+        """Give connections back."""
         self._closing.close()
 
 
@@ -165,7 +228,13 @@ def build(settings: Settings) -> Services:
         roots=settings.source_roots,
         styles=Styles.of(settings.allowed_endpoints),
     )
-    return Services(settings, database, intake, signed, custody, History(database), announcer, closing)
+    grants = Grants(
+        store=GrantBook(database),
+        clock=clock,
+        providers=read_providers(settings),
+        parse=destinations(settings),
+    )
+    return Services(settings, database, intake, signed, custody, History(database), announcer, grants, closing)
 
 
 def build_worker(settings: Settings) -> WorkerServices:
@@ -175,8 +244,8 @@ def build_worker(settings: Settings) -> WorkerServices:
     settings = trusting_profiles(settings)
     closing = ExitStack()
     name = f"{socket.gethostname()}:{os.getpid()}"
-    # Every thread may hold one connection, and the heartbeat one more.
-    database = make_engine(settings.database_url, pool_size=settings.concurrency * 2 + 1)
+    # Every thread may hold one connection, the heartbeat one more, and so may the chores.
+    database = make_engine(settings.database_url, pool_size=settings.concurrency * 2 + 2 + HANDS)
     closing.callback(database.dispose)
     celery = make_celery(settings.redis_url)
     announcer = Announcer(celery, settings.redis_url)
@@ -191,11 +260,21 @@ def build_worker(settings: Settings) -> WorkerServices:
         store, announcer, worker=name, seconds=settings.lease_seconds, heartbeat=settings.heartbeat_seconds
     )
     closing.callback(leases.stop)
+    inspector = _inspector(settings, closing)
+    by_grant, keeping = _with_grants(settings, name, database, connection, vault, clock, closing)
+    hands = Hands(store=GrantBook(database), keeping=keeping, every=settings.heartbeat_seconds)
+    closing.callback(hands.stop)
+    grant_courier = GrantCourier(
+        minter=by_grant, engine=engine, inspector=inspector, clock=clock, roots=settings.source_roots
+    )
     cloudpush = CloudPush(
         store=store,
         announcer=announcer,
         couriers={
-            AccessKey.KIND: _key_courier(settings, vault, engine, clock, closing),
+            AccessKey.KIND: KeyCourier(
+                vault=vault, engine=engine, inspector=inspector, clock=clock, roots=settings.source_roots
+            ),
+            **dict.fromkeys(GRANT_KINDS, grant_courier),
             SIGNED_URLS: _url_courier(settings, database, store, vault, Safe(connection), clock, closing),
         },
         leases=leases,
@@ -203,17 +282,75 @@ def build_worker(settings: Settings) -> WorkerServices:
         policy=policy(settings),
         limits=Limits(settings.part_files, settings.part_bytes),
     )
-    return WorkerServices(name, cloudpush, celery, announcer, leases, engine, closing)
+    return WorkerServices(name, cloudpush, hands, celery, announcer, leases, engine, closing)
 
 
-def _key_courier(
-    settings: Settings, vault: Vault, engine: Rclone, clock: SystemClock, closing: ExitStack
-) -> KeyCourier:
-    from cloudpush.verify.heads import S3Inspector  # noqa: PLC0415 -- see the module's first lines
+def _inspector(settings: Settings, closing: ExitStack) -> Inspector:
+    from cloudpush.verify.cloud import CloudInspector  # noqa: PLC0415 -- see the module's first lines
 
-    inspector = S3Inspector(allowed_endpoints=settings.allowed_endpoints)
+    inspector = CloudInspector(allowed_endpoints=settings.allowed_endpoints)
     closing.callback(inspector.close)
-    return KeyCourier(vault=vault, engine=engine, inspector=inspector, clock=clock, roots=settings.source_roots)
+    return inspector
+
+
+def _with_grants(
+    settings: Settings,
+    name: str,
+    database: sa.Engine,
+    connection: VaultConnection,
+    vault: Vault,
+    clock: SystemClock,
+    closing: ExitStack,
+) -> tuple[Minter, GrantKeeping]:
+    """What makes passes from grants, and who does the chores about them."""
+    from cloudpush.credentials.clients import Clients  # noqa: PLC0415 -- see the module's first lines
+    from cloudpush.credentials.issuer import Issuer  # noqa: PLC0415 -- likewise
+    from cloudpush.credentials.minting import Mint  # noqa: PLC0415 -- likewise
+    from cloudpush.credentials.oauth import HttpTokenEndpoint  # noqa: PLC0415 -- likewise
+    from cloudpush.credentials.scribe import Scribe  # noqa: PLC0415 -- likewise
+    from cloudpush.push.grants.access import Access  # noqa: PLC0415 -- likewise
+    from cloudpush.push.grants.keeping import GrantKeeping  # noqa: PLC0415 -- likewise
+    from cloudpush.push.grants.noticing import NoticingMinter  # noqa: PLC0415 -- likewise
+
+    book, providers, safe = GrantBook(database), read_providers(settings), TokenSafe(connection)
+    scribe = Scribe(settings)
+    closing.callback(scribe.close)
+    mint = Mint(
+        access=Access(store=book, safe=safe, renewing=scribe, clock=clock, worker=name),
+        store=book,
+        providers=providers,
+        identity=Issuer(connection, settings.web_url),
+        clock=clock,
+        allowed=settings.allowed_endpoints,
+    )
+    minter = NoticingMinter(mint, book, name)
+    keeping = GrantKeeping(
+        store=book,
+        providers=providers,
+        safe=safe,
+        endpoint=HttpTokenEndpoint(Clients(connection)),
+        minter=minter,
+        notifier=_notifier(settings, database, vault, closing),
+        clock=clock,
+        worker=name,
+    )
+    return minter, keeping
+
+
+def _notifier(settings: Settings, database: sa.Engine, vault: Vault, closing: ExitStack) -> HttpNotifier:
+    from cloudpush.net import Pool  # noqa: PLC0415 -- see the module's first lines
+    from cloudpush.transfer.notify import HttpNotifier  # noqa: PLC0415 -- likewise
+    from cloudpush.transfer.signed.wire import timeouts  # noqa: PLC0415 -- likewise
+
+    pool, credentials = Pool("notices", timeouts(HOOK_SECONDS)), Credentials(database)
+    closing.callback(pool.close)
+
+    def hooks(owner: str) -> list[UUID]:
+        found = credentials.find(owner, purged=False, limit=MOST_CREDENTIALS)
+        return [c.id for c in found if c.kind == NOTIFY_HOOK and c.state is CredentialState.ACTIVE]
+
+    page = f"{settings.web_url}/connections" if settings.web_url else ""
+    return HttpNotifier(pool, settings.allowed_endpoints, vault, hooks, page=page)
 
 
 def _url_courier(
@@ -249,6 +386,92 @@ def _url_courier(
     return UrlCourier(Kit(store, sheets, safe, uploader, callback, clock, settings.source_roots))
 
 
+def build_refresher(settings: Settings) -> RefresherServices:
+    """What the scribe refreshes tokens with: as the worker whose child it is."""
+    from cloudpush.credentials.clients import Clients  # noqa: PLC0415 -- see the module's first lines
+    from cloudpush.credentials.oauth import HttpTokenEndpoint  # noqa: PLC0415 -- likewise
+    from cloudpush.push.grants.refresh import Refresher  # noqa: PLC0415 -- likewise
+
+    closing = ExitStack()
+    database = make_engine(settings.database_url, pool_size=4)
+    closing.callback(database.dispose)
+    connection = VaultConnection(settings, "worker")
+    closing.callback(connection.close)
+    refresher = Refresher(
+        store=GrantBook(database),
+        safe=TokenSafe(connection),
+        endpoint=HttpTokenEndpoint(Clients(connection)),
+        providers=read_providers(settings),
+        clock=SystemClock(),
+        worker=f"{socket.gethostname()}:{os.getppid()}",
+    )
+    return RefresherServices(refresher, closing)
+
+
+def build_web(settings: Settings) -> WebServices:
+    """Services of one process that serves the web pages."""
+    from cloudpush.audit.sessions import Sessions  # noqa: PLC0415 -- see the module's first lines
+    from cloudpush.credentials.clients import Clients  # noqa: PLC0415 -- likewise
+    from cloudpush.credentials.consent import AuthlibConsent  # noqa: PLC0415 -- likewise
+    from cloudpush.credentials.issuer import PublicKeys  # noqa: PLC0415 -- likewise
+    from cloudpush.credentials.vault import TokenSealer  # noqa: PLC0415 -- likewise
+    from cloudpush.push.grants.consenting import Consenting  # noqa: PLC0415 -- likewise
+
+    settings = trusting_profiles(settings)
+    closing = ExitStack()
+    database = make_engine(settings.database_url, pool_size=WEB_CONNECTIONS)
+    closing.callback(database.dispose)
+    announcer = Announcer(make_celery(settings.redis_url), settings.redis_url)
+    connection = VaultConnection(settings, "web")
+    closing.callback(connection.close)
+    clock, store, providers, clients = SystemClock(), GrantBook(database), read_providers(settings), Clients(connection)
+    intake = Intake(
+        desk=Desk(database),
+        announcer=announcer,
+        clock=clock,
+        parse=destinations(settings),
+        roots=settings.source_roots,
+        allowed_endpoints=settings.allowed_endpoints,
+    )
+    return WebServices(
+        settings=settings,
+        history=History(database),
+        credentials=Credentials(database),
+        intake=intake,
+        announcer=announcer,
+        grants=Grants(store=store, clock=clock, providers=providers, parse=destinations(settings)),
+        sessions=Sessions(database),
+        providers=providers,
+        consenting=Consenting(
+            store,
+            providers,
+            AuthlibConsent(clients),
+            TokenSealer(connection),
+            clock,
+            f"{settings.web_url.rstrip('/')}/consent/callback",
+        ),
+        public_keys=PublicKeys(connection),
+        clients=clients,
+        _closing=closing,
+    )
+
+
+def sign_in_link(settings: Settings, owner: str, seconds: float) -> str:
+    """A link that signs ``owner`` in to the web pages, once, within so many seconds. Raises StoreError.
+
+    Postgres has the digest of its token only.
+    """
+    from cloudpush.audit.sessions import Sessions  # noqa: PLC0415 -- see the module's first lines
+
+    database = make_engine(settings.database_url, pool_size=1)
+    try:
+        token = secrets.token_urlsafe(32)
+        Sessions(database).add_link(hashlib.sha256(token.encode()).digest(), owner=owner, seconds=seconds)
+    finally:
+        database.dispose()
+    return f"{settings.web_url.rstrip('/')}/sign-in/link?token={token}"
+
+
 def build_sweeper(settings: Settings) -> SweeperServices:
     """Services of one sweeper process."""
     settings = trusting_profiles(settings)
@@ -259,11 +482,14 @@ def build_sweeper(settings: Settings) -> SweeperServices:
     broom = Broom(database)
     closing.callback(broom.close)
     custody, _ = _custody(settings, database, SystemClock(), closing)
+    book, connection = GrantBook(database), VaultConnection(settings, "keeper")
+    closing.callback(connection.close)
+    keeper = Keeper(connection)
     sweep = Sweep(
         broom=broom,
         announcer=announcer,
         queue=announcer,
-        keep_house=custody.purge_due,
+        keep_house=lambda: custody.purge_due() + shred_superseded(book, keeper),
         max_strikes=settings.max_attempts,
         patience=timedelta(hours=settings.outage_patience_hours),
     )

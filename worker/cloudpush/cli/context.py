@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +13,16 @@ from typing import Any
 from uuid import UUID
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderHook
+from rich.segment import Segment
 
 from cloudpush.errors import Code, InputError
 from cloudpush.logs import setup_logs
 from cloudpush.settings import read_settings
 from cloudpush.wiring import Services, build
 
+#: Control characters but the line's end, and what is seen as nothing or turns a text around.
+_UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -45,14 +49,42 @@ def warn(text: str) -> None:
 
 def console() -> Console:
     """Where tables go: wide enough for a path when it is no terminal."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    return harmless(Console(highlight=False, width=None if sys.stdout.isatty() else 160))
+
+
+def harmless(made: Console) -> Console:
+    """``made``, on which nobody's words but ours say anything to the terminal: file names and providers' words may hold escapes."""
+    made.push_render_hook(_Hook())
+    return made
+
+
+class _Hook(RenderHook):
+    def process_renderables(self, renderables: list[Any]) -> list[Any]:
+        return [_Seen(one) for one in renderables]
+
+
+class _Seen:
+    """What is printed, with every character seen and none obeyed."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, made: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        """Text is text here; what rich itself tells the terminal is in styles and in control segments."""
+        for segment in made.render(self._inner, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def visible(text: str) -> str:
+    """``text`` with what controls a terminal, or turns the direction of a line around, as it would be written in Python."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(
-        json.dumps(value, default=_plain, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None) + "\n"
-    )
+    text = json.dumps(value, default=_plain, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+    # In JSON, too: what is above ASCII would stand there as it is.
+    sys.stdout.write(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def _plain(value: object) -> str:

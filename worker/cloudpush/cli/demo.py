@@ -1,7 +1,8 @@
 """``cloudpush demo``: the whole machine on this computer, on real data, in about a minute.
 
 Everything that is shown is the product's own command line, run as a user would run it. The only thing that
-is made up is the users' clouds: a real S3 server (SeaweedFS) and a real Azure Blob server (Azurite) in the same directory.
+is made up is the users' clouds: a real S3 server (SeaweedFS), a real Azure Blob server (Azurite) and a small OpenID provider
+(oidc-provider-mock) in the same directory.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.rule import Rule
 
+from cloudpush.cli import demo_consent
+from cloudpush.cli.demo_consent import CALLBACK, PROVIDER
 from cloudpush.cli.exits import Exit
 from cloudpush.errors import Code, StackError
 from cloudpush.push.signed.model import SIGNED_URLS
 from cloudpush.stack.azurite import Azurite
+from cloudpush.stack.oauth_mock import OAuthClient, OAuthMock
+from cloudpush.stack.ports import HOST, free_ports
 from cloudpush.stack.seaweedfs import S3Identity, SeaweedFS
 
 BUCKET = "user-bucket"
@@ -52,11 +57,20 @@ def demo(
     began = time.monotonic()
     _clear(base)
     user = S3Identity("user", "DEMO" + secrets.token_hex(8).upper(), secrets.token_hex(20))
-    with _cloud(base, user) as cloud, _azure(base) as azure, _stack(base, [cloud, azure], keep=keep) as run:
+    web_url = f"http://{HOST}:{free_ports(1)[0]}"
+    with (
+        _provider(base, web_url) as (mock, client),
+        _cloud(base, user, demo_consent.iam_document(mock.issuer, client.id)) as cloud,
+        _azure(base) as azure,
+        _stack(base, [cloud, azure], _web_settings(base, web_url, mock, client, cloud), keep=keep) as run,
+    ):
         _push_with_a_key(run, cloud, user)
         _push_with_a_wrong_key(run, cloud, user)
         _push_with_signed_urls(run, cloud, user)
         _push_with_a_sas(run, azure)
+        _push_with_a_consent(run, client)
+        if sys.stdin.isatty():
+            _let_the_user_try(run)
         _show_the_record(run)
         _say_what_next(base, keep=keep)
     if not keep:
@@ -198,8 +212,52 @@ def _wait_until_purged(run: Run) -> None:
     raise StackError(Code.STACK, f"URLs are still in Vault {PURGED_SECONDS:g} s after their push was over.")
 
 
+def _push_with_a_consent(run: Run, client: OAuthClient) -> None:
+    out.print(Rule("7. A consent in the browser (OAuth): connect, push, revoke", align="left"))
+    out.print("The operator has registered CloudPush with a provider; the client's secret goes into Vault:")
+    run("provider", "set-secret", PROVIDER, stdin=client.secret)
+    link = demo_consent.find_link(run("web-link", quiet=True))
+    out.print(
+        "A user opens a one-time link, reads what is asked for, and consents. Here a small visitor does, by the pages' forms:"
+    )
+    for page in demo_consent.click_through(link, "my-cloud"):
+        out.print(f"[dim]  {escape(page.url.partition('?')[0])}  {escape(page.heading)}[/]")
+    run("grant", "list")
+    [grant] = json.loads(run("grant", "list", "--json", quiet=True))["grants"]
+    out.print("Nobody handed over a key: the storage lends one for this prefix, because of the consent.")
+    run("push", str(run.base / "data" / "reports"), f"s3://{BUCKET}/consented", "--credential", "my-cloud", "--wait")
+    out.print(
+        "The user takes it back. What runs or waits would stop within seconds; the provider is told where it listens, Vault is purged."
+    )
+    run("grant", "revoke", "my-cloud", "--yes", "--wait")
+    run(
+        "push",
+        str(run.base / "data" / "reports"),
+        f"s3://{BUCKET}/late",
+        "--credential",
+        grant["id"],
+        expect=Exit.BAD_INPUT,
+    )
+    out.print("The consent ledger: everything that was asked, granted and done with it.")
+    run("grant", "ledger", grant["id"])
+
+
+def _let_the_user_try(run: Run) -> None:
+    """At a terminal, the user may do the same by hand, in a browser."""
+    link = demo_consent.find_link(run("web-link", quiet=True))
+    out.print(Rule("Now you", align="left"))
+    out.print(
+        f"  Open      [bold]{escape(link)}[/]\n"
+        f"  connect   {demo_consent.TITLE}, role [bold]{demo_consent.ROLE_ARN}[/]; consent as anybody. Then, in another shell:\n\n"
+        f"  export CLOUDPUSH_ENV_FILE={escape(run.env['CLOUDPUSH_ENV_FILE'])}\n"
+        f"  {escape(sys.executable)} -m cloudpush push {escape(str(run.base / 'data' / 'reports'))} s3://{BUCKET}/by-hand --credential NAME\n\n"
+        "  watch it under [bold]My pushes[/], and revoke the connection when you like."
+    )
+    out.input("Press Enter to go on and stop everything … ")
+
+
 def _show_the_record(run: Run) -> None:
-    out.print(Rule("7. The record", align="left"))
+    out.print(Rule("8. The record", align="left"))
     run("history")
     pushes = json.loads(run("history", "--json", quiet=True))
     run("show", str(pushes[-1]["id"]), "--files", "5")
@@ -214,7 +272,7 @@ def _say_what_next(base: Path, *, keep: bool) -> None:
         "  cloudpush credential add --help   your own bucket's key\n"
         "  cloudpush push SRC s3://BUCKET/PREFIX --credential NAME --wait\n"
         "  kill -9 the worker while it pushes: nothing is lost\n"
-        "  docs/architecture.md, docs/signed-urls.md, docs/security.md"
+        "  docs/architecture.md, docs/signed-urls.md, docs/oauth.md, docs/security.md"
     )
     if keep:
         out.print(f"Still running: export CLOUDPUSH_ENV_FILE={escape(str(base / 'stack' / 'cloudpush.env'))}")
@@ -256,9 +314,33 @@ class Run:
 
 
 @contextmanager
-def _cloud(base: Path, user: S3Identity) -> Iterator[SeaweedFS]:
-    """The user's cloud, with a bucket and a key of its own."""
-    server = SeaweedFS(base / "cloud", [user], buckets=[BUCKET])
+def _provider(base: Path, web_url: str) -> Iterator[tuple[OAuthMock, OAuthClient]]:
+    """Where users consent, and CloudPush as its client."""
+    server = OAuthMock(base / "provider", users=[demo_consent.USER, "bob@example.org"])
+    out.print("Starting a local OpenID provider, oidc-provider-mock, where users consent …")
+    server.start()
+    try:
+        server.ready()
+        yield server, server.register(web_url + CALLBACK)
+    finally:
+        server.stop()
+
+
+def _web_settings(base: Path, web_url: str, mock: OAuthMock, client: OAuthClient, cloud: SeaweedFS) -> dict[str, str]:
+    """What an operator sets for the pages."""
+    file = base / "providers.toml"
+    demo_consent.write_provider(file, mock, client, cloud.endpoint)
+    return {
+        "CLOUDPUSH_PROVIDERS_FILE": str(file),
+        "CLOUDPUSH_WEB_URL": web_url,
+        "CLOUDPUSH_WEB_PORT": web_url.rpartition(":")[2],
+    }
+
+
+@contextmanager
+def _cloud(base: Path, user: S3Identity, iam: dict[str, Any]) -> Iterator[SeaweedFS]:
+    """The user's cloud, with a bucket and a key of its own, and a role for whom the provider names."""
+    server = SeaweedFS(base / "cloud", [user], buckets=[BUCKET], iam=iam)
     out.print("Starting a local S3 server, SeaweedFS, as the user's cloud …")
     server.start()
     try:
@@ -282,14 +364,14 @@ def _azure(base: Path) -> Iterator[Azurite]:
 
 
 @contextmanager
-def _stack(base: Path, clouds: Sequence[SeaweedFS | Azurite], *, keep: bool) -> Iterator[Run]:
+def _stack(base: Path, clouds: Sequence[SeaweedFS | Azurite], settings: dict[str, str], *, keep: bool) -> Iterator[Run]:
     """CloudPush itself: `cloudpush up`, detached."""
     (base / "data").mkdir(parents=True)
     run = Run(base)
     stack = ["--data-dir", str(base / "stack")]
     library = sysconfig.get_paths()["stdlib"]
     # `up` writes the file that all other commands read their settings from.
-    env, run.env = run.env, {k: v for k, v in run.env.items() if k != "CLOUDPUSH_ENV_FILE"}
+    env, run.env = run.env, {k: v for k, v in run.env.items() if k != "CLOUDPUSH_ENV_FILE"} | settings
     run(
         "up",
         "--detach",

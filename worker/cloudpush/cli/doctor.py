@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import hvac
+import requests
 import sqlalchemy as sa
 import typer
 from rich.table import Table
@@ -32,6 +33,8 @@ from cloudpush.wiring import destinations
 #: Clocks that differ by more make signatures invalid at most providers (15 minutes), and audits confusing long before.
 SKEW_SECONDS = 5.0
 POSTGRES_AT_LEAST = 15
+#: Seconds that the web pages may take to say that they are well.
+WEB_SECONDS = 3.0
 
 
 class Finding(StrEnum):
@@ -190,6 +193,19 @@ RIGHTS_OF: dict[str, list[tuple[str, set[str]]]] = {
         ("{kv}/metadata/sheets/x", set()),
         ("{transit}/datakey/plaintext/{key}", {"update"}),
         ("{transit}/keys/{key}", set()),
+        ("{kv}/data/clients/x", {"read"}),
+        ("{transit}/sign/{issuer}/sha2-256", {"update"}),
+        ("{transit}/keys/{issuer}", {"read"}),
+    ],
+    "web": [
+        ("{kv}/data/credentials/x", set()),
+        ("{kv}/data/sheets/x", {"create"}),
+        ("{kv}/metadata/sheets/x", set()),
+        ("{kv}/data/clients/x", {"read"}),
+        ("{transit}/decrypt/{key}", set()),
+        ("{transit}/datakey/plaintext/{key}", {"update"}),
+        ("{transit}/sign/{issuer}/sha2-256", set()),
+        ("{transit}/keys/{issuer}", {"read"}),
     ],
     "intake": [
         ("{kv}/data/credentials/x", {"create"}),
@@ -204,6 +220,8 @@ RIGHTS_OF: dict[str, list[tuple[str, set[str]]]] = {
         ("{kv}/metadata/credentials/x", {"read", "update", "delete"}),
         ("{kv}/data/sheets/x", {"read", "update"}),
         ("{kv}/metadata/sheets/x", {"read", "update", "delete"}),
+        ("{kv}/data/clients/x", {"create", "update"}),
+        ("{kv}/metadata/clients/x", {"create", "read", "update", "delete"}),
         ("{transit}/decrypt/{key}", set()),
         ("{transit}/rewrap/{key}", {"update"}),
         ("{transit}/keys/{key}/rotate", {"update"}),
@@ -216,12 +234,36 @@ def _paths(settings: Settings, wanted: list[tuple[str, set[str]]]) -> dict[str, 
         "kv": settings.vault_kv_mount,
         "transit": settings.vault_transit_mount,
         "key": settings.vault_transit_key,
+        "issuer": settings.vault_issuer_key,
     }
     return {path.format(**names): capabilities for path, capabilities in wanted}
 
 
 def _rclone(settings: Settings) -> Iterator[Check]:
     yield Check("rclone", Finding.OK, f"version {check_rclone(settings.rclone)} at {settings.rclone}")
+
+
+def _web(settings: Settings) -> Iterator[Check]:
+    if not settings.web_url:
+        yield Check("web", Finding.OK, "no web pages: CLOUDPUSH_WEB_URL is not set")
+        return
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(f"{settings.web_url.rstrip('/')}/healthz", timeout=WEB_SECONDS, allow_redirects=False)
+        well = answer.status_code == 200 and answer.text == "ok\n"
+        said = f"answers {answer.status_code}, and not as CloudPush does"
+    except requests.RequestException as e:
+        well, said = False, f"does not answer ({type(e).__name__})"
+    if not well:
+        yield Check("web", Finding.FAIL, f"{settings.web_url} {said}", WEB_FIX)
+    elif not settings.web_oidc_issuer and not settings.web_link_user:
+        yield Check("web", Finding.OK, f"serves {settings.web_url}; people sign in by `cloudpush web-link` only")
+    else:
+        yield Check("web", Finding.OK, f"serves {settings.web_url}")
+
+
+WEB_FIX = "Start `cloudpush web`, or correct CLOUDPUSH_WEB_URL or what stands in front of it."
 
 
 def _roots(settings: Settings) -> Iterator[Check]:
@@ -268,6 +310,7 @@ LOOKS: tuple[tuple[str, Callable[[Settings], Iterator[Check]]], ...] = (
     ("vault", _vault),
     ("rclone", _rclone),
     ("source roots", _roots),
+    ("web", _web),
 )
 
 STYLES = {Finding.OK: ("green", "✓"), Finding.WARN: ("yellow", "!"), Finding.FAIL: ("red", "✗")}

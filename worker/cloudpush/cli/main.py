@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cloudpush.cli import audit, credential, database, processes, push, signed, stack, vault
+from cloudpush.cli import audit, credential, database, grant, processes, provider, push, signed, stack, vault, web
+from cloudpush.cli.context import harmless
 from cloudpush.cli.demo import demo
 from cloudpush.cli.doctor import doctor
 from cloudpush.cli.exits import Exit, exit_code_of
 from cloudpush.errors import CloudPushError
+from cloudpush.resources import keep_secrets_off_disk
 
 app = typer.Typer(
     name="cloudpush",
@@ -27,10 +29,13 @@ push.add_to(app)
 signed.add_to(app)
 audit.add_to(app)
 processes.add_to(app)
+web.add_to(app)
 stack.add_to(app)
 app.command()(doctor)
 app.command()(demo)
 app.add_typer(credential.app, name="credential")
+app.add_typer(grant.app, name="grant")
+app.add_typer(provider.app, name="provider")
 app.add_typer(vault.app, name="vault")
 app.add_typer(database.app, name="db")
 
@@ -55,6 +60,7 @@ def root(
 
 def main() -> None:
     """Run the command line; CloudPush's own errors become one readable message and an exit code."""
+    keep_secrets_off_disk()
     try:
         app()
     except BrokenPipeError:
@@ -69,7 +75,7 @@ def main() -> None:
 
 def show_error(error: CloudPushError) -> None:
     """What happened, who must act, and what to do; never a traceback."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = harmless(Console(stderr=True, highlight=False, soft_wrap=True))
     console.print(f"[bold red]{error.code}[/]", end=" ")
     console.print(error.message, markup=False)
     console.print(

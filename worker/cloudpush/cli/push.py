@@ -40,7 +40,12 @@ def push(
         typer.Argument(metavar="[DEST]", help="s3://BUCKET/PREFIX (r2://, b2://, minio://, …); not with signed URLs."),
     ] = "",
     credential: Annotated[
-        str, typer.Option("--credential", "-c", help="Id or name of one of your credentials; not with signed URLs.")
+        str,
+        typer.Option(
+            "--credential",
+            "-c",
+            help="Id or name of one of your credentials, or OWNER/NAME of a shared one; not with signed URLs.",
+        ),
     ] = "",
     signed_url: Annotated[
         str, typer.Option(metavar="FILE|-", help="Read one signed URL, or a row as JSON, from a file or stdin.")
@@ -60,7 +65,7 @@ def push(
     min_strength: Annotated[
         str,
         typer.Option(
-            help=f"Proof demanded of every file: {', '.join(STRENGTHS[1:])}. Default: checksum; ingest with signed URLs."
+            help=f"Proof demanded of every file: {', '.join(STRENGTHS[1:])}. Default: checksum; ingest with signed URLs and Azure."
         ),
     ] = "",
     overwrite: Annotated[
@@ -79,7 +84,7 @@ def push(
     ] = False,
     timeout: Annotated[float | None, typer.Option(help="With --wait: give up waiting after so many seconds.")] = None,
     until_paused: Annotated[
-        bool, typer.Option("--until-paused", help="With --wait: leave with code 9 when it waits for fresh URLs.")
+        bool, typer.Option("--until-paused", help="With --wait: leave with code 9 when it waits for somebody.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -102,7 +107,7 @@ def push(
         destination=destination,
         credential=credential,
         profile=profile,
-        min_strength=_strength(min_strength or (Strength.INGEST if with_urls else Strength.CHECKSUM).word),
+        min_strength=_strength(min_strength) if min_strength else Strength.INGEST if with_urls else None,
         overwrite=overwrite,
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
@@ -140,7 +145,7 @@ def wait(
     push_id: Annotated[str, typer.Argument(metavar="PUSH")],
     timeout: Annotated[float | None, typer.Option(help="Give up waiting after so many seconds.")] = None,
     until_paused: Annotated[
-        bool, typer.Option("--until-paused", help="Leave with code 9 when it waits for fresh URLs.")
+        bool, typer.Option("--until-paused", help="Leave with code 9 when it waits for somebody.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -172,7 +177,7 @@ def _wait(built: Services, push_id: UUID, timeout: float | None, *, as_json: boo
     if as_json:
         print_json(row)
     if until_paused and state is State.AWAITING_CONSENT:
-        sys.stderr.write(f"{push_id} waits: see cloudpush needs {push_id}\n")
+        sys.stderr.write(f"{push_id} waits: {_what_for(row, built.settings.web_url)}\n")
         raise typer.Exit(Exit.PAUSED)
     if not state.final:
         sys.stderr.write(f"{push_id} is {state} after {timeout} s; it goes on: cloudpush wait {push_id}\n")
@@ -180,6 +185,14 @@ def _wait(built: Services, push_id: UUID, timeout: float | None, *, as_json: boo
     if not as_json:
         show_verdict(row)
     raise typer.Exit(ENDINGS[state])
+
+
+def _what_for(row: Mapping[str, object], web_url: str) -> str:
+    """What somebody has to do before a paused push goes on."""
+    if row["error_code"] != Code.CONSENT_NEEDED:
+        return f"see cloudpush needs {row['id']}"
+    page = f" at {web_url}/connections" if web_url else ": cloudpush web-link prints where"
+    return f"its connection must be made anew. Press Reconnect{page}; it goes on by itself."
 
 
 COLOURS = {State.SUCCEEDED: "green", State.UNVERIFIED: "yellow", State.FAILED: "red", State.CANCELLED: "yellow"}

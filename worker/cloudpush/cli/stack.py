@@ -41,15 +41,18 @@ def up(
     profiles: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Destination profiles (TOML).")
     ] = None,
+    providers: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="OAuth providers (TOML) that users may consent at.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="How many worker processes.")] = 1,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once it is ready; it goes on running.")
     ] = False,
 ) -> None:
-    """Start everything on this machine: PostgreSQL, Valkey, OpenBao, worker and sweeper.
+    """Start everything on this machine: PostgreSQL, Valkey, OpenBao, worker, sweeper and web pages.
 
     Stays in the foreground; Ctrl-C stops everything in order, a second Ctrl-C at once. A service that crashes is started
-    again. All data stay in the data directory.
+    again. All data stay in the data directory. Once it is ready it prints a link that signs you in to the web pages, once.
     """
     from cloudpush.stack import up as stack  # noqa: PLC0415 - with all its servers: not for every command to load
 
@@ -59,6 +62,7 @@ def up(
         source_roots=tuple(source_root or ()),
         allowed_endpoints=tuple(allow_endpoint or ()),
         profiles_file=profiles,
+        providers_file=providers,
     )
     if detach:
         Console().print(Text(stack.run_detached(options)), soft_wrap=True)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import http.client
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from urllib.parse import quote, urlencode
 
 from cloudpush.errors import Code, StackError
 from cloudpush.stack import binaries
+from cloudpush.stack.certificate import CERTIFICATE, certificate
 from cloudpush.stack.ports import HOST, free_ports
 from cloudpush.stack.private import private_dir
 from cloudpush.stack.process import Child
@@ -39,13 +41,20 @@ class AzureAccount:
 
 
 class Azurite(Service):
-    """One Blob endpoint on loopback that keeps its data in ``directory``. Shared access signatures are checked."""
+    """One Blob endpoint on loopback that keeps its data in ``directory``. Shared access signatures are checked.
+
+    With ``oauth`` it speaks TLS, by a certificate of its own, and takes access tokens; of these it checks the claims (issuer,
+    audience, times) and not the signature.
+    """
 
     name = "azurite"
 
-    def __init__(self, directory: Path, *, containers: Sequence[str] = (), log: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, containers: Sequence[str] = (), oauth: bool = False, log: Path | None = None
+    ) -> None:
         """``containers`` are made at the start."""
         super().__init__()
+        self.oauth = oauth
         self.directory = directory
         self.account = AzureAccount()
         self._missing = list(containers)
@@ -59,8 +68,13 @@ class Azurite(Service):
 
     @property
     def endpoint(self) -> str:
-        """``http://127.0.0.1:PORT/ACCOUNT``: on an address, the account is the first segment of the path."""
-        return f"http://{self.address}/{self.account.name}"
+        """``http[s]://127.0.0.1:PORT/ACCOUNT``: on an address, the account is the first segment of the path."""
+        return f"{'https' if self.oauth else 'http'}://{self.address}/{self.account.name}"
+
+    @property
+    def ca_file(self) -> Path:
+        """What clients verify its certificate with, where it speaks TLS; there once it was started."""
+        return self.directory / CERTIFICATE
 
     @property
     def where(self) -> str:
@@ -84,6 +98,9 @@ class Azurite(Service):
             "--skipApiVersionCheck",  # clients may be newer than it
             "--disableTelemetry",
         ]
+        if self.oauth:
+            public, key = certificate(self.directory, self.name)
+            command += ["--oauth", "basic", "--cert", public, "--key", key]
         return Child(command, self._log, directory=self.directory)
 
     def probe(self) -> bool:
@@ -119,7 +136,7 @@ class Azurite(Service):
         return f"{self.endpoint}/{quote(name)}?{urlencode(query)}"
 
     def _put(self, target: str) -> int:
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=2)
+        connection = self._connection()
         try:
             connection.request("PUT", target, headers={"Content-Length": "0"})
             response = connection.getresponse()
@@ -127,6 +144,12 @@ class Azurite(Service):
             return response.status
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not self.oauth:
+            return http.client.HTTPConnection(HOST, self._port, timeout=2)
+        context = ssl.create_default_context(cafile=self.ca_file)
+        return http.client.HTTPSConnection(HOST, self._port, timeout=2, context=context)
 
 
 def _stamp(when: datetime) -> str:

@@ -1,7 +1,7 @@
 """OpenBao, persistent and alone: raft storage, unsealed by a key file, set up by its own configuration.
 
 No root token exists at any time: the server runs the ``initialize`` stanzas of its configuration by itself on the
-first start. What an upgrade of CloudPush may have to change later, the policies of the three roles, is left to a fourth
+first start. What an upgrade of CloudPush may have to change later, the policies of the four roles, is left to a fifth
 role, ``setup``, that may write exactly these policies. Its secret lies beside the seal key and raft files, whose reader
 has everything anyway, and not among the secrets that workers are given.
 """
@@ -27,8 +27,11 @@ from cloudpush.stack.private import private_dir, write_private
 from cloudpush.stack.process import Child
 from cloudpush.stack.service import Service
 
-ROLES = ("worker", "intake", "keeper")
+ROLES = ("worker", "intake", "keeper", "web")
 SETUP = "setup"
+#: Of what the first start makes: roles, mounts, keys. A directory that was set up with less cannot be brought up to it,
+#: since nobody has a root token. 1: without the role ``web`` and the key of the issuer.
+FURNISHING = "2"
 #: What the setup role may do. The longest life of its token is the time that a start takes.
 SETUP_POLICY = "".join(
     f'path "sys/policies/acl/{role}" {{ capabilities = ["read", "create", "update"] }}\n' for role in ROLES
@@ -68,7 +71,7 @@ class OpenBao(Service):
 
     @property
     def auth_dir(self) -> Path:
-        """``{role}-role-id`` and ``{role}-secret-id`` of the three roles."""
+        """``{role}-role-id`` and ``{role}-secret-id`` of the four roles."""
         return self.directory / "auth"
 
     def _settled(self) -> tuple[int, int]:
@@ -80,7 +83,9 @@ class OpenBao(Service):
         """Write its configuration, and its secrets on the first start. Raises StackError."""
         self._complete = False
         whole = self.directory / "set-up"
-        if not whole.exists():
+        if whole.exists():
+            self._check_furnishing(whole.read_text("ascii").strip())
+        else:
             # Killed during its first start: nothing can have been sealed yet, and half a set-up never mends.
             shutil.rmtree(self.directory / "raft", ignore_errors=True)
         for path in (self.directory, self.directory / "raft", self.auth_dir, self.directory / SETUP):
@@ -95,6 +100,23 @@ class OpenBao(Service):
             [binaries.openbao(), "server", f"-config={self.directory / 'server.hcl'}", "-log-level=info"],
             self._log,
             directory=self.directory,
+        )
+
+    def _check_furnishing(self, found: str) -> None:
+        """Raises StackError for a directory that another version set up in another way."""
+        if found == FURNISHING:
+            return
+        if found.isdigit() and int(found) > int(FURNISHING):
+            raise StackError(
+                Code.STACK,
+                f"{self.name}: {self.directory} was set up by a newer version of CloudPush: install that version again.",
+            )
+        raise StackError(
+            Code.STACK,
+            f"{self.name}: {self.directory} was set up by an older version of CloudPush, before there were connections to "
+            "cloud accounts; the role and the key that these need can only be made when a vault is set up. Move this "
+            "directory away and start again: the history of pushes stays, credentials are to be added anew "
+            "(`cloudpush credential list` names them; purge them first, with the older version, if they are to be destroyed).",
         )
 
     def probe(self) -> bool:
@@ -147,7 +169,7 @@ class OpenBao(Service):
                 if status >= http.HTTPStatus.BAD_REQUEST:
                     raise StackError(Code.STACK, f"{self.name} refuses the policy {role}.hcl: {refused.get('errors')}")
         self._call("POST", "auth/token/revoke-self", token=token)
-        write_private(self.directory / "set-up", "1\n")
+        write_private(self.directory / "set-up", f"{FURNISHING}\n")
         return True
 
     def _call(

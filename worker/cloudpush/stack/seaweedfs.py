@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,70 @@ class S3Identity:
             "credentials": [{"accessKey": self.access_key, "secretKey": self.secret_key}],
             "actions": list(self.actions),
         }
+
+
+#: The name of the identity provider in :func:`web_identity`'s document.
+_PROVIDER = "cloudpush"
+
+
+def web_identity(
+    issuer: str,
+    jwks_url: str,
+    audience: str,
+    roles: Mapping[str, str],
+    *,
+    session: str = "1h",
+) -> dict[str, Any]:
+    """SeaweedFS' document for roles that trust an OpenID Connect issuer: its STS lends their keys for identity tokens.
+
+    ``roles``: name → the `sub` that it demands, or nothing for any; each may do everything with every bucket, so that what a
+    session may do is what its own policy says. ``session``: how long keys live where a request does not say. The role's ARN
+    is :func:`role_arn`. Roles are in this document only: SeaweedFS reads it at its start.
+    """
+    everything = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*", "arn:aws:s3:::*/*"]}
+    itself = {"Effect": "Allow", "Action": ["sts:ValidateSession"], "Resource": ["*"]}
+    return {
+        "sts": {
+            "tokenDuration": session,
+            "maxSessionLength": "12h",
+            "issuer": "seaweedfs-sts",
+            "signingKey": base64.b64encode(secrets.token_bytes(32)).decode(),
+        },
+        "providers": [
+            {
+                "name": _PROVIDER,
+                "type": "oidc",
+                "enabled": True,
+                "config": {"issuer": issuer, "clientId": audience, "jwksUri": jwks_url},
+            }
+        ],
+        "policy": {"defaultEffect": "Deny"},
+        "roles": [
+            {
+                "roleName": name,
+                "roleArn": role_arn(name),
+                "trustPolicy": {"Version": "2012-10-17", "Statement": [_trust(subject)]},
+                "attachedPolicies": ["everything"],
+            }
+            for name, subject in roles.items()
+        ],
+        "policies": [{"name": "everything", "document": {"Version": "2012-10-17", "Statement": [everything, itself]}}],
+    }
+
+
+def role_arn(name: str) -> str:
+    """What SeaweedFS calls a role: without an account."""
+    return f"arn:aws:iam::role/{name}"
+
+
+def _trust(subject: str) -> dict[str, Any]:
+    statement: dict[str, Any] = {
+        "Effect": "Allow",
+        "Principal": {"Federated": _PROVIDER},
+        "Action": ["sts:AssumeRoleWithWebIdentity"],
+    }
+    # AWS calls the key HOST:sub.
+    return statement | ({"Condition": {"StringEquals": {"oidc:sub": subject}}} if subject else {})
 
 
 class SeaweedFS(Service):

@@ -6,6 +6,7 @@ for servers of your own.
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -20,10 +21,12 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from cloudpush.audit.migrate import upgrade
+from cloudpush.credentials.providers import read_providers
 from cloudpush.errors import CloudPushError, Code, SettingsError, StackError
 from cloudpush.settings import ENV_FILE, OUTSIDE, PREFIX, Settings, default_data_dir, read_settings
 from cloudpush.stack import binaries
 from cloudpush.stack.datadir import DataDir
+from cloudpush.stack.ports import HOST
 from cloudpush.stack.postgres import OWNER
 from cloudpush.stack.private import private_dir, write_private
 from cloudpush.stack.process import POLL_SECONDS, open_log
@@ -31,9 +34,16 @@ from cloudpush.stack.program import Program
 from cloudpush.stack.services import OpenBao, Postgres, Valkey
 from cloudpush.stack.supervisor import Phase, Supervisor
 from cloudpush.stack.view import LiveView, PlainView, view_for
+from cloudpush.stack.website import Website
+from cloudpush.wiring import sign_in_link
 
 #: The sum of what all services may take to stop, and some more.
 DOWN_SECONDS = 180.0
+
+#: The program that serves the web pages.
+WEB = "web"
+#: How long the link that `up` prints can be used.
+LINK_SECONDS = 3600.0
 
 #: Settings that say where the servers are: the stack's to say. Any other comes in from the environment of `up`.
 _OURS = tuple(PREFIX + name for name in ("DATABASE_", "REDIS_", "VAULT_", "RUNTIME_DIR"))
@@ -48,6 +58,7 @@ class UpOptions:
     source_roots: tuple[Path, ...] = ()
     allowed_endpoints: tuple[str, ...] = ()
     profiles_file: Path | None = None
+    providers_file: Path | None = None
 
     def programs(self) -> dict[str, tuple[str, ...]]:
         """Our own processes by name, in the order of their start, as arguments of this Python."""
@@ -55,6 +66,7 @@ class UpOptions:
         return {
             **dict.fromkeys(names, ("-m", "cloudpush", "worker")),
             "sweeper": ("-m", "cloudpush", "sweeper"),
+            WEB: ("-m", "cloudpush", "web"),
         }
 
 
@@ -63,11 +75,12 @@ def run_up(
     *,
     view: LiveView | PlainView | None = None,
     on_claimed: Callable[[DataDir], None] = lambda _data: None,
-    on_ready: Callable[[str], None] = lambda _text: None,
+    on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Run the stack until SIGINT, SIGTERM or SIGHUP; call it from the main thread.
 
-    ``on_claimed`` is called once the data directory is ours; ``on_ready`` gets the words that say how to use it. Raises StackError where a part does not start or keeps crashing,
+    ``on_claimed`` is called once the data directory is ours; ``on_ready`` gets the words that say how to use it, with a
+    link to sign in; then the view, which may be a log file, is told them without that. Raises StackError where a part does not start or keeps crashing,
     SettingsError for a wrong setting, StoreError for a failed migration; everything is stopped by then.
     """
     if sys.platform != "linux":
@@ -87,21 +100,28 @@ def run_up(
         data.release()
 
 
-def _serve(options: UpOptions, data: DataDir, view: LiveView | PlainView, on_ready: Callable[[str], None]) -> None:
+def _serve(
+    options: UpOptions, data: DataDir, view: LiveView | PlainView, on_ready: Callable[[str], None] | None
+) -> None:
     before = data.state()
     run_dir = data.run_dir()
     postgres = Postgres(data.part("postgres"), run_dir, data.log("postgres"))
     valkey = Valkey(data.part("valkey"), run_dir / "valkey.sock", data.log("valkey"))
     openbao = OpenBao(data.part("openbao"), data.log("openbao"), ports=_ports(before))
     servers = [postgres, valkey, openbao]
-    programs = [Program(name, words, data.env_file, data.log(name)) for name, words in options.programs().items()]
+    website = _website(options, data, before)
+    programs = [
+        website if name == WEB else Program(name, words, data.env_file, data.log(name))
+        for name, words in options.programs().items()
+    ]
 
     openbao.choose_ports()
-    settings = _write_env(options, data, run_dir, postgres, valkey, openbao, view)
+    website.choose_port()
+    settings = _write_env(options, data, run_dir, postgres, valkey, openbao, website, view)
 
     def remember() -> None:
         try:
-            data.remember(_state(supervisor, data, run_dir, openbao))
+            data.remember(_state(supervisor, data, run_dir, openbao, website))
         except OSError as e:  # a full disk must not stop what still works
             view.say(f"state.json cannot be written: {e.strerror}")
 
@@ -111,16 +131,17 @@ def _serve(options: UpOptions, data: DataDir, view: LiveView | PlainView, on_rea
             remember()
             supervisor.start(servers)
             if openbao.url != settings.vault_url:  # its port was taken between our look and its start
-                settings = _write_env(options, data, run_dir, postgres, valkey, openbao, view)
+                settings = _write_env(options, data, run_dir, postgres, valkey, openbao, website, view)
             view.say(f"database at revision {upgrade(settings)}")
             supervisor.start(programs)
-            words = _how_to_use(data)
-            view.say(words)
-            on_ready(words)
+            link = sign_in_link(settings, settings.web_link_user, LINK_SECONDS) if WEB in options.programs() else ""
+            view.say(_how_to_use(data, "" if on_ready else link))
+            if on_ready:
+                on_ready(_how_to_use(data, link))
             supervisor.watch()
     finally:
         with suppress(OSError):
-            data.remember({"ports": {"openbao": openbao.ports}})
+            data.remember({"ports": {"openbao": openbao.ports, WEB: website.port}})
         if run_dir.parent != data.root:
             data.forget_run_dir(run_dir)
 
@@ -132,6 +153,7 @@ def _write_env(
     postgres: Postgres,
     valkey: Valkey,
     openbao: OpenBao,
+    website: Website,
     view: LiveView | PlainView,
 ) -> Settings:
     """Write `cloudpush.env` and read it as every other process will. Raises SettingsError, StackError."""
@@ -146,6 +168,7 @@ def _write_env(
     values = {
         PREFIX + "SOURCE_ROOTS": str(Path.cwd()),
         PREFIX + "RCLONE": str(binaries.rclone()),
+        PREFIX + "WEB_LINK_USER": getpass.getuser(),
         **given,
         PREFIX + "DATABASE_URL": postgres.url(),
         PREFIX + "DATABASE_ADMIN_URL": postgres.url(OWNER),
@@ -153,6 +176,9 @@ def _write_env(
         PREFIX + "VAULT_URL": openbao.url,
         PREFIX + "VAULT_AUTH_DIR": str(openbao.auth_dir),
         PREFIX + "RUNTIME_DIR": str(private_dir(run_dir / "engine")),
+        PREFIX + "WEB_URL": website.url,
+        PREFIX + "WEB_HOST": HOST,
+        PREFIX + "WEB_PORT": str(website.port),
     }
     if roots:
         values[PREFIX + "SOURCE_ROOTS"] = os.pathsep.join(roots)
@@ -161,9 +187,13 @@ def _write_env(
         values[key] = ",".join(x for x in (given.get(key, ""), *options.allowed_endpoints) if x)
     if options.profiles_file:
         values[PREFIX + "PROFILES_FILE"] = str(options.profiles_file.absolute())
+    if options.providers_file:
+        values[PREFIX + "PROVIDERS_FILE"] = str(options.providers_file.absolute())
     write_private(data.env_file, env_text(values))
     settings = read_settings({ENV_FILE: str(data.env_file)})
-    settings.profiles()  # a wrong one is better told now than by a worker's log
+    # What is wrong in them is better told now than by a worker's log.
+    settings.profiles()
+    read_providers(settings)
     return settings
 
 
@@ -197,14 +227,32 @@ def _ports(state: Mapping[str, Any]) -> tuple[int, int]:
             return OpenBao.PREFERRED
 
 
-def _state(supervisor: Supervisor, data: DataDir, run_dir: Path, openbao: OpenBao) -> dict[str, Any]:
+def _website(options: UpOptions, data: DataDir, before: Mapping[str, Any]) -> Website:
+    """The web pages, at the port of the environment or of the last time."""
+    match before.get("ports"):
+        case {"web": int() as port}:
+            pass
+        case _:
+            port = Website.PREFERRED
+    given = os.environ.get(PREFIX + "WEB_PORT", "")
+    return Website(
+        WEB,
+        options.programs().get(WEB, ()),
+        data.env_file,
+        data.log(WEB),
+        port=int(given) if given.isdigit() else port,
+        url=os.environ.get(PREFIX + "WEB_URL", ""),
+    )
+
+
+def _state(supervisor: Supervisor, data: DataDir, run_dir: Path, openbao: OpenBao, website: Website) -> dict[str, Any]:
     """What runs, for people and for the next start."""
     return {
         "pid": os.getpid(),
         "since": (holder.since if (holder := data.holder()) else ""),
         "run_dir": str(run_dir),
         "env_file": str(data.env_file),
-        "ports": {"openbao": openbao.ports},
+        "ports": {"openbao": openbao.ports, WEB: website.port},
         "services": {
             w.service.name: {
                 "phase": w.phase.value,
@@ -219,7 +267,8 @@ def _state(supervisor: Supervisor, data: DataDir, run_dir: Path, openbao: OpenBa
     }
 
 
-def _how_to_use(data: DataDir) -> str:
+def _how_to_use(data: DataDir, link: str = "") -> str:
+    """``link``: to sign in to the web pages; it is good for whoever has it, so it goes to a terminal only."""
     usual = data.root == DataDir(default_data_dir()).root
     stop = "cloudpush down" if usual else f"cloudpush down --data-dir {data.root}"
     lines = [
@@ -232,6 +281,11 @@ def _how_to_use(data: DataDir) -> str:
         "  cloudpush credential add --kind access_key --name mine",
         "  cloudpush push ./results s3://BUCKET/PREFIX --credential ID --wait",
         "",
+        *(
+            ["In a browser, once, within the hour (another link: `cloudpush web-link`):", "", f"  {link}", ""]
+            if link
+            else []
+        ),
     ]
     return "\n".join(lines)
 
