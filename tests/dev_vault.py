@@ -24,7 +24,7 @@ import requests
 from cloudpush.resources import resource
 from cloudpush.settings import Settings
 
-ROLES = ("intake", "worker", "keeper")
+ROLES = ("intake", "worker", "keeper", "web")
 START_SECONDS = 20
 _PDEATHSIG = 1
 
@@ -100,6 +100,7 @@ def _await_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 def _furnish(root: hvac.Client, url: str, auth: Path, token_ttl: str) -> Settings:
     root.sys.enable_secrets_engine("transit")
     root.secrets.transit.create_key("cloudpush")
+    root.secrets.transit.create_key("cloudpush-issuer", key_type="rsa-2048")
     root.sys.enable_secrets_engine("kv", path="cloudpush", options={"version": "2"})
     root.sys.enable_auth_method("approle")
     auth.mkdir()

@@ -11,12 +11,22 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from builders import NOON
-from cloudpush.errors import BrokerError, Cancelled, CloudPushError, Code, CredentialError, LeaseLost, StoreError
+from cloudpush.errors import (
+    BrokerError,
+    Cancelled,
+    CloudPushError,
+    Code,
+    ConsentRevoked,
+    CredentialError,
+    LeaseLost,
+    StoreError,
+)
+from cloudpush.push.grants.model import GRANT_KINDS
 from cloudpush.push.job import FileResult, Lease, Page, Part, PlannedFile, Progress, Push, Refusal, Tally, Verdict
 from cloudpush.push.ports import Announcer, Clock, Store
 from cloudpush.push.signed.model import SIGNED_URLS, Piece, SheetCard
 from cloudpush.push.signed.ports import SheetStore
-from cloudpush.push.states import ENDINGS, Event, FileState, State, Strength
+from cloudpush.push.states import ENDINGS, Event, FileState, State, Strength, Wish
 
 
 class FakeClock(Clock):
@@ -186,7 +196,9 @@ class _Push(_Row):
 class FakeStore(Store, SheetStore):
     """``push.ports.Store`` and ``push.signed.ports.SheetStore`` in memory, with the few things that intake does to it.
 
-    ``credential_state`` and ``credential_expires`` are those of every credential but sets, which ``set_of`` gives.
+    ``credential_state`` and ``credential_expires`` are those of every credential but sets, which ``set_of`` gives, and
+    grants: ``consent`` raises ConsentRevoked, or CredentialError CONSENT_NEEDED, where a push may not use its grant now
+    (a FakeGrantStore sets it). ``consented`` lets what waits for a grant go on.
 
     ``failing`` is raised by every call while it is set. ``during`` runs once, at the start of the call it names,
     for what happens in between: ``{"record_files": lambda: store.cancel(push.id)}``.
@@ -198,6 +210,7 @@ class FakeStore(Store, SheetStore):
         self.during: dict[str, Callable[[], None]] = {}
         self.credential_state = "active"
         self.credential_expires: datetime | None = None
+        self.consent: Callable[[Push], None] = lambda _push: None
         self.moments: dict[UUID, Progress] = {}
         self.calls: Counter[str] = Counter()
         self.asked: list[Asked] = []
@@ -242,6 +255,31 @@ class FakeStore(Store, SheetStore):
         self._tell(push_id, Event.PUSH_RESIGNED)
         self._resume(row)
         return row.state
+
+    def consented(
+        self, credential_id: UUID, owner: str | None = None, *, afresh: bool = False, over: bool = False
+    ) -> int:
+        """What waits for a grant goes on: it is usable again, or never will be (``over``). How many pushes do."""
+        waiting = [
+            row
+            for row in self._rows.values()
+            if row.push.credential_id == credential_id and owner in (None, row.push.owner)
+        ]
+        for row in waiting if over else ():
+            row.due = None
+            for part in row.parts.values():
+                part.due = None
+        return sum(self._resume(row, afresh=afresh) for row in waiting)
+
+    def waiting_for(self, credential_id: UUID) -> list[UUID]:
+        """Pushes that wait for a grant, or parts of which do."""
+        waiting = State.AWAITING_CONSENT
+        return [
+            row.push.id
+            for row in self._rows.values()
+            if row.push.credential_id == credential_id
+            and (row.state is waiting or any(p.state is waiting for p in row.parts.values()))
+        ]
 
     def release_impatient(self, patience: float) -> int:
         """What the sweep does with pushes that waited for too long; ``patience`` in seconds."""
@@ -369,7 +407,7 @@ class FakeStore(Store, SheetStore):
                 self._tell(push.id, Event.PART_PAUSED)
                 return self._pause_where_all_wait(row)
             if verdict.state in (State.QUEUED, State.AWAITING_CONSENT):
-                mine.retry(verdict, self.clock.now(), at_once=row.cancelled)
+                mine.retry(_soon(push, verdict), self.clock.now(), at_once=row.cancelled)
                 self._tell(push.id, Event.PART_RETRY_SCHEDULED)
                 return row.state
             if verdict.state is not State.SUCCEEDED:
@@ -392,22 +430,22 @@ class FakeStore(Store, SheetStore):
                 self._tell(push.id, Event.PUSH_AWAITING_CONSENT)
                 return
             if verdict.state in (State.QUEUED, State.AWAITING_CONSENT):
-                row.retry(verdict, self.clock.now(), at_once=row.cancelled)
+                row.retry(_soon(push, verdict), self.clock.now(), at_once=row.cancelled)
                 self._tell(push.id, Event.PUSH_RETRY_SCHEDULED)
                 return
             row.let_go(verdict.state, verdict.error)
             self._tell(push.id, ENDINGS[verdict.state])
             self._end_sets(row)
 
-    def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, bool]:
+    def extend(self, tokens: Iterable[UUID], seconds: float) -> Mapping[UUID, Wish]:
         with self._call("extend"):
-            answer: dict[UUID, bool] = {}
+            answer: dict[UUID, Wish] = {}
             wanted = set(tokens)
             for push in self._rows.values():
                 for row in (push, *push.parts.values()):
                     if row.token in wanted and row.token is not None and row.state is State.RUNNING:
                         row.until = self.clock.now() + timedelta(seconds=seconds)
-                        answer[row.token] = push.cancelled
+                        answer[row.token] = self._wish(push)
             return answer
 
     def note_progress(self, moments: Mapping[UUID, Progress]) -> None:
@@ -500,6 +538,9 @@ class FakeStore(Store, SheetStore):
         if push.credential_kind == SIGNED_URLS:
             self._check_set(row)
             return
+        if push.credential_kind in GRANT_KINDS:
+            self.consent(row.push)
+            return
         if self.credential_state != "active":
             raise CredentialError(Code.CREDENTIAL_PURGED, f"The credential is {self.credential_state}.")
         if self.credential_expires is not None and self.credential_expires <= self.clock.now():
@@ -524,8 +565,31 @@ class FakeStore(Store, SheetStore):
         return part.first <= seq <= part.last and row.files[seq].state is FileState.PLANNED
 
     def _came_meanwhile(self, row: _Push, push: Push) -> bool:
-        """Whether fresh URLs, or a wish to stop, came after this worker's claim."""
-        return row.cancelled or row.sets[-1] != push.credential_id
+        """Whether fresh URLs, a consent, its end or a wish to stop came after this worker's claim."""
+        if row.cancelled or row.sets[-1] != push.credential_id:
+            return True
+        return push.credential_kind in GRANT_KINDS and not self._needs_consent(row)
+
+    def _needs_consent(self, row: _Push) -> bool:
+        try:
+            self.consent(row.push)
+        except ConsentRevoked:
+            return False
+        except CredentialError as e:
+            return e.code is Code.CONSENT_NEEDED
+        return False
+
+    def _wish(self, row: _Push) -> Wish:
+        if row.cancelled:
+            return Wish.CANCEL
+        if row.push.credential_kind in GRANT_KINDS:
+            try:
+                self.consent(row.push)
+            except ConsentRevoked:
+                return Wish.REVOKED
+            except CredentialError:
+                pass  # who runs goes on for as long as what it has lasts
+        return Wish.GO_ON
 
     def _pause_where_all_wait(self, row: _Push) -> State:
         waiting = [p for _, p in sorted(row.parts.items()) if p.state is State.AWAITING_CONSENT]
@@ -534,13 +598,15 @@ class FakeStore(Store, SheetStore):
             self._tell(row.push.id, Event.PUSH_AWAITING_CONSENT)
         return row.state
 
-    def _resume(self, row: _Push) -> bool:
+    def _resume(self, row: _Push, *, afresh: bool = False) -> bool:
         """Queue what waits again; whether anything did."""
         waiting = [p for p in row.parts.values() if p.state is State.AWAITING_CONSENT]
         if not waiting and row.state is not State.AWAITING_CONSENT:
             return False
+        row.strikes = 0 if afresh else row.strikes
         for part in waiting:
             part.state, part.error, part.due = State.QUEUED, None, None
+            part.strikes = 0 if afresh else part.strikes
         if row.state is State.AWAITING_CONSENT:
             over = [p.error for _, p in sorted(row.parts.items()) if p.state.final and p.error]
             row.state, row.error, row.due = (
@@ -587,6 +653,13 @@ class FakeStore(Store, SheetStore):
 
     def _tell(self, push_id: UUID, kind: Event) -> None:
         self._events.append((push_id, kind))
+
+
+def _soon(push: Push, verdict: Verdict) -> Verdict:
+    """A pause that need not be: what a grant's push waits for is there, and is tried in a second."""
+    if verdict.state is State.AWAITING_CONSENT and push.credential_kind in GRANT_KINDS:
+        return replace(verdict, retry_in=1.0)
+    return verdict
 
 
 def _as_claimed(row: _Push) -> Push:

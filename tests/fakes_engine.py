@@ -31,6 +31,7 @@ class FakeEngine(Engine):
     before: Callable[[PlannedFile], None] = lambda file: None
     sends: list[list[str]] = field(default_factory=list)
     sessions: set[str] = field(default_factory=set)
+    renewed: list[Secret] = field(default_factory=list)  # what sessions were given later
     pieces_of: int | None = None  # bytes; None: everything goes in one request
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -91,6 +92,10 @@ class FakeSession(Session):
             self.engine.objects[file.key] = data
             self.sent = Progress(self.sent.bytes + len(data), self.sent.files + 1)
         return None
+
+    def renew(self, secret: Secret) -> None:
+        self.secret = secret
+        self.engine.renewed.append(secret)
 
     def abandon(self, keys: Sequence[str], control: Control) -> int:
         control.check()

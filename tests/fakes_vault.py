@@ -14,11 +14,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cloudpush.credentials.envelope import Binding, Envelope, decrypt, encrypt, read_envelope
 from cloudpush.credentials.kinds import dump, load
 from cloudpush.errors import Code, CredentialError, VaultError
+from cloudpush.push.grants.model import OAUTH_GRANT
 from cloudpush.push.job import Secret
+from cloudpush.push.signed.model import SIGNED_URLS
 
 
 class FakeVault:
-    """Sealer, Vault, Safe and Keeper in one. ``failing`` is raised by every call while it is set.
+    """Sealer, Vault, Safe, TokenSealer, TokenSafe and Keeper in one. ``failing`` is raised by every call while it is set.
 
     ``during`` runs at the start of the named call, for what happens in between: ``{"seal": callable}``.
     """
@@ -49,10 +51,17 @@ class FakeVault:
 
     def seal_sheet(self, credential_id: UUID, owner: str, number: int, plaintext: bytes) -> int:
         self._enter("seal_sheet")
-        if (credential_id, number) in self.sheets:
+        return self._seal_block(plaintext, _block_binding(credential_id, owner, number, SIGNED_URLS), number)
+
+    def seal_tokens(self, grant_id: UUID, owner: str, number: int, plaintext: bytes) -> int:
+        self._enter("seal_tokens")
+        return self._seal_block(plaintext, _block_binding(grant_id, owner, number, OAUTH_GRANT), number)
+
+    def _seal_block(self, plaintext: bytes, binding: Binding, number: int) -> int:
+        if (binding.credential_id, number) in self.sheets:
             raise VaultError(Code.VAULT_DENIED, "There is something under this number already.")
-        envelope = self._encrypt(plaintext, _sheet_binding(credential_id, owner, number))
-        self.sheets[credential_id, number] = envelope.stored()
+        envelope = self._encrypt(plaintext, binding)
+        self.sheets[binding.credential_id, number] = envelope.stored()
         return envelope.key_version
 
     def unseal(self, credential_id: UUID, owner: str, kind: str) -> Secret:
@@ -63,9 +72,28 @@ class FakeVault:
 
     def open_sheet(self, credential_id: UUID, owner: str, number: int) -> bytes:
         self._enter("open_sheet")
-        binding = _sheet_binding(credential_id, owner, number)
+        return self._open_block(_block_binding(credential_id, owner, number, SIGNED_URLS), number)[0]
+
+    def open_tokens(self, grant_id: UUID, owner: str, number: int) -> bytes:
+        self._enter("open_tokens")
+        return self._open_block(_block_binding(grant_id, owner, number, OAUTH_GRANT), number)[0]
+
+    def find_tokens(self, grant_id: UUID, owner: str, number: int) -> tuple[bytes, int] | None:
+        self._enter("find_tokens")
+        try:
+            plaintext, envelope = self._open_block(_block_binding(grant_id, owner, number, OAUTH_GRANT), number)
+        except CredentialError:
+            return None
+        return plaintext, envelope.key_version
+
+    def prepare(self, grant_id: UUID, owner: str, marker: int, number: int) -> FakePen:
+        self._enter("prepare")
+        self._seal_block(b"", _block_binding(grant_id, owner, marker, OAUTH_GRANT), marker)
+        return FakePen(self, _block_binding(grant_id, owner, number, OAUTH_GRANT), number)
+
+    def _open_block(self, binding: Binding, number: int) -> tuple[bytes, Envelope]:
         envelope = self._fetch_sheet(number, binding)
-        return decrypt(envelope, self._unwrap(envelope, binding), binding)
+        return decrypt(envelope, self._unwrap(envelope, binding), binding), envelope
 
     def purge(self, credential_id: UUID) -> None:
         self._enter("purge")
@@ -94,9 +122,9 @@ class FakeVault:
             self.stored[credential_id] = envelope.stored()
         return envelope.key_version
 
-    def rewrap_sheet(self, credential_id: UUID, owner: str, number: int, version: int) -> int:
+    def rewrap_sheet(self, credential_id: UUID, owner: str, number: int, version: int, kind: str) -> int:
         self._enter("rewrap_sheet")
-        binding = _sheet_binding(credential_id, owner, number)
+        binding = _block_binding(credential_id, owner, number, kind)
         envelope = self._fetch_sheet(number, binding)
         if envelope.key_version < version:
             envelope = envelope.rewrapped(self._wrap(self._unwrap(envelope, binding)))
@@ -142,5 +170,22 @@ class FakeVault:
             raise binding.corrupt("has a data key that does not unwrap") from None
 
 
-def _sheet_binding(credential_id: UUID, owner: str, number: int) -> Binding:
-    return Binding(owner, credential_id, f"signed_urls.{number}")
+class FakePen:
+    """A block that is ready to be written. The vault's ``during`` and ``failing`` hold for its ``write`` as well."""
+
+    def __init__(self, vault: FakeVault, binding: Binding, number: int) -> None:
+        self._vault = vault
+        self._binding = binding
+        self._number = number
+        self._written = b""
+
+    def write(self, plaintext: bytes) -> int:
+        self._vault._enter("write")
+        if self._written != plaintext:
+            self._vault._seal_block(plaintext, self._binding, self._number)
+            self._written = plaintext
+        return self._vault._open_block(self._binding, self._number)[1].key_version
+
+
+def _block_binding(credential_id: UUID, owner: str, number: int, kind: str) -> Binding:
+    return Binding(owner, credential_id, f"{kind}.{number}")

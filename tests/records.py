@@ -15,8 +15,8 @@ from cloudpush.audit.desk import Desk
 from cloudpush.audit.history import History
 from cloudpush.audit.ledger import Ledger
 from cloudpush.audit.sheets import Sheets
+from cloudpush.push.admission import CredentialCard
 from cloudpush.push.custody import Credential, CredentialState
-from cloudpush.push.intake import CredentialCard
 from cloudpush.push.job import FileResult, Push, Request, Verdict
 from cloudpush.push.signed.model import SIGNED_URLS
 from cloudpush.push.states import State
@@ -62,7 +62,14 @@ class Record:
         credentials.add(credential, owner)
         credentials.activate(credential.id, 1, owner)
         return CredentialCard(
-            credential.id, owner, credential.kind, "active", credential.expires_at, "", credential.endpoint
+            credential.id,
+            owner,
+            credential.kind,
+            "active",
+            credential.expires_at,
+            "",
+            credential.endpoint,
+            name=credential.name,
         )
 
     def set(self, owner: str = OWNER, **changes: Any) -> CredentialCard:

@@ -7,6 +7,8 @@ before the server.
 from __future__ import annotations
 
 import functools
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -108,19 +110,34 @@ class S3Signer:
         return signed
 
 
+class _ClockAt:
+    """The module ``time`` at another moment, for one module that asks it."""
+
+    def __init__(self, then: datetime) -> None:
+        self.time = then.timestamp
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+#: What is patched is the whole process's: two at once would leave it patched for good.
+_patching = threading.Lock()
+
+
 @contextmanager
 def _botocore_at(ago: timedelta) -> Iterator[None]:
-    """Sign as if it were ``ago``, by the clocks of both versions and of forms."""
+    """Sign as if it were ``ago``, by the clocks of both versions and of forms; nobody else's clock is touched."""
     then = datetime.now(UTC) - ago
 
     def now(remove_tzinfo: bool = True) -> datetime:
         return then.replace(tzinfo=None) if remove_tzinfo else then
 
     with (
+        _patching,
         patch("botocore.auth.get_current_datetime", now),
         patch("botocore.crt.auth.get_current_datetime", now),  # which signs instead where awscrt is installed
         patch("botocore.signers.get_current_datetime", now),
-        patch("botocore.auth.time.time", then.timestamp),
+        patch("botocore.auth.time", _ClockAt(then)),
     ):
         yield
 

@@ -15,7 +15,7 @@ from cloudpush.audit.desk import Desk
 from cloudpush.audit.history import History
 from cloudpush.audit.ledger import Ledger
 from cloudpush.audit.sheets import Sheets
-from cloudpush.push.intake import CredentialCard
+from cloudpush.push.admission import CredentialCard
 from cloudpush.push.ports import Store
 from cloudpush.push.signed.model import SIGNED_URLS, SheetCard
 from cloudpush.push.signed.ports import SheetStore

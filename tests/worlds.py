@@ -89,6 +89,9 @@ class Carrier(Engine, Session):
         self.abandoned += keys
         return len(keys)
 
+    def renew(self, secret: Secret) -> None:
+        self.secrets.append(secret.reveal())
+
     def progress(self) -> Progress:
         return Progress(len(self.sent), len(self.sent))
 

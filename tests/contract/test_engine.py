@@ -1,4 +1,4 @@
-"""What every Engine promises, held by the fake and by the real one with a real S3 server."""
+"""What every Engine promises, held by the fake and by the real one with each protocol that it speaks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from cloudpush.errors import Cancelled, CloudPushError, Code, DestinationError, LeaseLost
-from cloudpush.push.job import Destination, PlannedFile, Profile, Progress
+from cloudpush.push.grants.model import Bearer
+from cloudpush.push.job import Destination, PlannedFile, Profile, Progress, Secret
 from cloudpush.push.ports import Control, Engine, Session
 from cloudpush.settings import Settings
 from cloudpush.stack import binaries
 from cloudpush.transfer.rclone import Rclone
+from clouds import Place, on_azure, on_gcs
 from fakes_engine import FakeEngine
 from fakes_inspector import GoOn, PlainSecret
 from servers import Cloud
@@ -37,11 +39,12 @@ class Stop(Control):
 
 @dataclass
 class World:
-    """An engine, a bucket and a source."""
+    """An engine, a bucket and a source. ``secret``: for a bucket; ``wrong``: for this one, with the code that it meets."""
 
     engine: Engine
     destination: Destination
-    secret: PlainSecret
+    secret: Callable[[str], Secret]
+    wrong: tuple[Secret, Code]
     root: Path
     stored: Callable[[], Mapping[str, bytes]]
 
@@ -55,9 +58,10 @@ class World:
         return PlannedFile(seq, path, key or f"{self.destination.prefix}/{path}", len(data), where.stat().st_mtime_ns)
 
     @contextmanager
-    def session(self, secret: PlainSecret | None = None, bucket: str = "") -> Iterator[Session]:
+    def session(self, secret: Secret | None = None, bucket: str = "") -> Iterator[Session]:
         destination = replace(self.destination, bucket=bucket or self.destination.bucket)
-        with self.engine.open(destination, secret or self.secret, f"group-{os.urandom(4).hex()}") as session:
+        opens = secret or self.secret(destination.bucket)
+        with self.engine.open(destination, opens, f"group-{os.urandom(4).hex()}") as session:
             yield session
 
     def expected(self, files: list[PlannedFile]) -> dict[str, bytes]:
@@ -72,24 +76,57 @@ def rclone(seaweedfs: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     engine.stop()
 
 
-@pytest.fixture(params=["fake", "rclone"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
-    """The fake, or rclone with SeaweedFS."""
-    if request.param == "fake":
-        secret = PlainSecret()
-        fake = FakeEngine("bucket-1", accepts=lambda s: s.reveal() == secret.reveal())
-        profile = Profile("fake", "other", "http://127.0.0.1:9", trusted=True)
-        return World(fake, Destination("s3", "bucket-1", "runs/7", profile), secret, tmp_path, lambda: fake.objects)
-    cloud: Cloud = request.getfixturevalue("seaweedfs")
+def in_memory(root: Path) -> World:
+    """The fake."""
+    right, wrong = PlainSecret(), PlainSecret(secret_access_key="another-secret-altogether")
+    fake = FakeEngine("bucket-1", accepts=lambda s: s.reveal() == right.reveal())
+    profile = Profile("fake", "other", "http://127.0.0.1:9", trusted=True)
+    destination = Destination("s3", "bucket-1", "runs/7", profile)
+    return World(fake, destination, lambda _b: right, (wrong, Code.BAD_SIGNATURE), root, lambda: fake.objects)
+
+
+def on_s3(engine: Rclone, cloud: Cloud, root: Path) -> World:
+    """rclone with SeaweedFS."""
     bucket = cloud.make_bucket("engine")
     profile = Profile("weed", "seaweedfs", cloud.endpoint, trusted=True)
+    right = PlainSecret(cloud.admin.access_key, cloud.admin.secret_key)
     return World(
-        request.getfixturevalue("rclone"),
+        engine,
         Destination("s3", bucket, "runs/7", profile),
-        PlainSecret(cloud.admin.access_key, cloud.admin.secret_key),
-        tmp_path,
+        lambda _bucket: right,
+        (replace(right, secret_access_key="another-secret-altogether"), Code.BAD_SIGNATURE),
+        root,
         lambda: {key: cloud.read(bucket, key) for key in cloud.keys(bucket)},
     )
+
+
+def with_grant(engine: Rclone, place: Place, root: Path, *, wrong: Secret) -> World:
+    """rclone with what a grant gives: a token or a signature."""
+    return World(
+        engine,
+        place.destination,
+        lambda bucket: place.secret_for(bucket, 3600),
+        (wrong, Code.CREDENTIAL_EXPIRED),
+        root,
+        place.stored,
+    )
+
+
+@pytest.fixture(params=["fake", "s3", "gcs", "azure"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    """The fake, or rclone with each protocol."""
+    if request.param == "fake":
+        return in_memory(tmp_path)
+    engine = request.getfixturevalue("rclone")
+    if request.param == "s3":
+        return on_s3(engine, request.getfixturevalue("seaweedfs"), tmp_path)
+    if request.param == "gcs":
+        place = on_gcs(request.getfixturevalue("gcs"))
+        wrong: Secret = Bearer("token-that-nobody-gave", None, None, place.secret(1).endpoint)
+    else:
+        place = on_azure(request.getfixturevalue("azurite"))
+        wrong = place.secret(-60)
+    return with_grant(engine, place, tmp_path, wrong=wrong)
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)
@@ -159,12 +196,34 @@ def test_nothing_to_send_is_no_failure(world: World) -> None:
 @pytest.mark.parametrize("amount", AMOUNTS)
 def test_a_wrong_secret_stops_everything(world: World, amount: int) -> None:
     """A refused credential is an error of the whole batch."""
-    wrong = replace(world.secret, secret_access_key="another-secret-altogether")
+    wrong, code = world.wrong
 
     with world.session(wrong) as session, pytest.raises(DestinationError) as raised:
         session.send(world.root, world.files(amount), GoOn())
 
-    assert (raised.value.code, world.stored()) == (Code.BAD_SIGNATURE, {})
+    assert (raised.value.code, world.stored()) == (code, {})
+
+
+@pytest.mark.parametrize("amount", AMOUNTS)
+def test_a_renewed_secret_is_used_by_the_next_send(world: World, amount: int) -> None:
+    """A session whose secret is refused goes on with the one that it is given, and renewing can be repeated."""
+    files = world.files(amount)
+    wrong, code = world.wrong
+
+    with world.session(wrong) as session:
+        with pytest.raises(DestinationError) as raised:
+            session.send(world.root, files, GoOn())
+        for _ in range(2):
+            session.renew(world.secret(world.destination.bucket))
+        failures = session.send(world.root, files, GoOn())
+
+    assert (raised.value.code, failures, world.stored()) == (code, {}, world.expected(files))
+
+
+def test_nothing_left_over_is_nothing_to_abandon(world: World) -> None:
+    """Where no upload was left unfinished, none is forgotten."""
+    with world.session() as session:
+        assert session.abandon([f"{world.destination.prefix}/none"], GoOn()) == 0
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)

@@ -25,7 +25,7 @@ from builders import (
 from cloudpush.errors import Cancelled, Code, CredentialError, LeaseLost
 from cloudpush.push.job import FileResult, Lease, Part, PlannedFile, Progress, Push
 from cloudpush.push.ports import Store
-from cloudpush.push.states import FileState, State, Strength
+from cloudpush.push.states import FileState, State, Strength, Wish
 from fakes import FileStanding, Standing
 from stores import Subject
 
@@ -639,7 +639,7 @@ def test_a_push_that_is_planned_hears_of_it(subject: Subject) -> None:
 
     assert (state, dict(told), subject.standing(push.id)) == (
         State.RUNNING,
-        {lease.token: True},
+        {lease.token: Wish.CANCEL},
         Standing(State.CANCELLED, "CANCELLED", 0, 1),
     )
 
@@ -783,7 +783,7 @@ def test_the_heartbeat_tells_lost_and_cancelled_leases(subject: Subject) -> None
 
     answer = subject.store.extend([good.token, stopped.token, lost.token, uuid4()], 30)
 
-    assert dict(answer) == {good.token: False, stopped.token: True}
+    assert dict(answer) == {good.token: Wish.GO_ON, stopped.token: Wish.CANCEL}
 
 
 def test_a_lease_that_ran_out_but_was_not_taken_can_be_extended(subject: Subject) -> None:
@@ -792,7 +792,7 @@ def test_a_lease_that_ran_out_but_was_not_taken_can_be_extended(subject: Subject
     small(subject, lease)
     subject.let_pass(31)
 
-    assert dict(subject.store.extend([lease.token], 30)) == {lease.token: False}
+    assert dict(subject.store.extend([lease.token], 30)) == {lease.token: Wish.GO_ON}
 
 
 def test_progress_of_a_lost_lease_is_passed_over(subject: Subject) -> None:

@@ -1,4 +1,4 @@
-"""One suite for every vault: the fake that unit tests use, and the three roles on a real OpenBao."""
+"""One suite for every vault: the fake that unit tests use, and the four roles on a real OpenBao."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import pytest
 import dev_vault
 from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.kinds import AccessKey, parse
-from cloudpush.credentials.vault import Keeper, Safe, Sealer, Vault
+from cloudpush.credentials.vault import Keeper, Safe, Sealer, TokenSafe, TokenSealer, Vault
 from cloudpush.errors import Code, CredentialError, VaultError
 from cloudpush.push import custody, ports
+from cloudpush.push.grants.model import OAUTH_GRANT
+from cloudpush.push.grants.ports import TokenSafe as TokenSafePort
+from cloudpush.push.grants.ports import TokenSealer as TokenSealerPort
 from cloudpush.push.job import Secret
+from cloudpush.push.signed.model import SIGNED_URLS
 from cloudpush.push.signed.ports import Safe as SafePort
 from cloudpush.push.signed.sets import SheetSealer
 from cloudpush.push.signed.sheets import BLOCK_BYTES
@@ -39,6 +43,10 @@ class House(Protocol):
     def sheets(self) -> SheetSealer: ...
     @property
     def safe(self) -> SafePort: ...
+    @property
+    def consent(self) -> TokenSealerPort: ...
+    @property
+    def tokens(self) -> TokenSafePort: ...
     def steal(self, credential_id: UUID) -> dict[str, Any]: ...
     def plant(self, credential_id: UUID, stored: Mapping[str, Any]) -> None: ...
     def steal_block(self, credential_id: UUID, number: int) -> dict[str, Any]: ...
@@ -47,7 +55,7 @@ class House(Protocol):
 
 class FakeHouse:
     def __init__(self, vault: FakeVault) -> None:
-        self.sealer = self.vault = self.keeper = self.sheets = self.safe = vault
+        self.sealer = self.vault = self.keeper = self.sheets = self.safe = self.consent = self.tokens = vault
 
     def steal(self, credential_id: UUID) -> dict[str, Any]:
         return dict(self.vault.stored[credential_id])
@@ -66,9 +74,10 @@ class RealHouse:
     def __init__(self, server: dev_vault.DevVault) -> None:
         self._kv = server.root.secrets.kv.v2
         self._connections = [VaultConnection(server.settings, role) for role in dev_vault.ROLES]
-        intake, worker, keeper = self._connections
+        intake, worker, keeper, web = self._connections
         self.sealer, self.vault, self.keeper = Sealer(intake), Vault(worker), Keeper(keeper)
         self.sheets, self.safe = self.sealer, Safe(worker)
+        self.consent, self.tokens = TokenSealer(web), TokenSafe(worker)
 
     def steal(self, credential_id: UUID) -> dict[str, Any]:
         return self._read(f"credentials/{credential_id}")
@@ -361,11 +370,11 @@ def test_rewrapped_block_opens_and_its_old_wrapping_is_worthless(house: House) -
     old = house.steal_block(credential_id, 2)
     house.plant_block(credential_id, 3, house.steal_block(credential_id, 3) | {"wrapped": "vault:v1:" + "QUJD" * 20})
     version = house.keeper.rotate()
-    by = [house.keeper.rewrap_sheet(credential_id, "ada", n, version) for n in (1, 2, 1)]
+    by = [house.keeper.rewrap_sheet(credential_id, "ada", n, version, SIGNED_URLS) for n in (1, 2, 1)]
     refused = []
     for number in (3, 9):
         with pytest.raises(CredentialError) as caught:
-            house.keeper.rewrap_sheet(credential_id, "ada", number, version)
+            house.keeper.rewrap_sheet(credential_id, "ada", number, version, SIGNED_URLS)
         refused.append(caught.value.code)
 
     house.keeper.retire(version)
@@ -375,4 +384,93 @@ def test_rewrapped_block_opens_and_its_old_wrapping_is_worthless(house: House) -
         [version] * 3,
         [Code.CREDENTIAL_CORRUPT, Code.CREDENTIAL_PURGED],
         [b"kept", Code.CREDENTIAL_CORRUPT],
+    )
+
+
+def tokens_of(house: House, grant_id: UUID, number: int = 1, owner: str = "ada") -> bytes | Code:
+    try:
+        return house.tokens.open_tokens(grant_id, owner, number)
+    except CredentialError as e:
+        return e.code
+
+
+def a_grant(house: House, *generations: bytes) -> UUID:
+    grant_id = uuid4()
+    for number, text in enumerate(generations, 1):
+        house.consent.seal_tokens(grant_id, "ada", number, text)
+    return grant_id
+
+
+def test_generations_are_opened_by_owner_grant_and_number(house: House) -> None:
+    """What the web application sealed and what a worker added."""
+    grant_id = a_grant(house, b"first")
+    version = house.tokens.prepare(grant_id, "ada", 2, 3).write(b"second")
+
+    assert [tokens_of(house, grant_id, n) for n in range(1, 5)] == [b"first", b"", b"second", Code.CREDENTIAL_PURGED]
+    assert [house.tokens.find_tokens(grant_id, "ada", n) for n in (1, 2, 3, 4)] == [
+        (b"first", version),
+        (b"", version),
+        (b"second", version),
+        None,
+    ]
+
+
+def test_exchanged_generations_are_corrupt(house: House) -> None:
+    """Within a grant, between two grants of one owner, under another owner's name, and with a block of signed URLs."""
+    one, two, urls = a_grant(house, b"1", b"2"), a_grant(house, b"3"), a_set(house, b"4")
+    first, second, foreign = house.steal_block(one, 1), house.steal_block(one, 2), house.steal_block(two, 1)
+    found: list[object] = [tokens_of(house, two, 1, owner="eve")]
+    for number, block in (
+        (1, second),
+        (2, first | {"kind": "oauth_grant.2"}),
+        (1, foreign),
+        (1, house.steal_block(urls, 1)),
+        (1, house.steal_block(urls, 1) | {"kind": "oauth_grant.1"}),
+    ):
+        house.plant_block(one, number, block)
+        found += [tokens_of(house, one, number), house.tokens.find_tokens(one, "ada", number)]
+    house.plant_block(urls, 1, foreign)
+    found.append(opened(house, urls))
+
+    assert found == [Code.CREDENTIAL_CORRUPT, *[Code.CREDENTIAL_CORRUPT, None] * 5, Code.CREDENTIAL_CORRUPT]
+
+
+def test_no_generation_is_sealed_over_another(house: House) -> None:
+    """Neither by the web application nor by a worker, marker or tokens; the first stays."""
+    grant_id = a_grant(house, b"first")
+    pen = house.tokens.prepare(grant_id, "ada", 2, 1)
+
+    with pytest.raises(VaultError):
+        house.consent.seal_tokens(grant_id, "ada", 1, b"second")
+    with pytest.raises(VaultError):
+        pen.write(b"second")
+    with pytest.raises(VaultError):
+        house.tokens.prepare(grant_id, "ada", 1, 9)
+
+    assert (tokens_of(house, grant_id), tokens_of(house, grant_id, 9)) == (b"first", Code.CREDENTIAL_PURGED)
+
+
+def test_what_a_pen_wrote_it_writes_again_without_harm(house: House) -> None:
+    """As it does when an answer got lost: the block is there once, and opens."""
+    grant_id = a_grant(house, b"first")
+    pen = house.tokens.prepare(grant_id, "ada", 2, 3)
+
+    assert (pen.write(b"second"), tokens_of(house, grant_id, 3)) == (pen.write(b"second"), b"second")
+    assert "second" not in repr(pen)
+
+
+def test_generations_are_rewrapped_and_purged_as_other_blocks_are(house: House) -> None:
+    """The keeper is told what kind of credential a block belongs to; under another it is damaged."""
+    grant_id = a_grant(house, b"kept", b"purged")
+    version = house.keeper.rotate()
+    by = house.keeper.rewrap_sheet(grant_id, "ada", 1, version, OAUTH_GRANT)
+    with pytest.raises(CredentialError):
+        house.keeper.rewrap_sheet(grant_id, "ada", 2, version, SIGNED_URLS)
+    house.keeper.purge_sheets(grant_id, [2])
+    house.keeper.retire(version)
+
+    assert (by, tokens_of(house, grant_id, 1), tokens_of(house, grant_id, 2)) == (
+        version,
+        b"kept",
+        Code.CREDENTIAL_PURGED,
     )

@@ -1,4 +1,4 @@
-"""Google Cloud Storage's XML API, as far as signed URLs reach, in memory.
+"""Google Cloud Storage in memory: the XML API as far as signed URLs and access tokens reach, and what rclone uses of the JSON API.
 
 It verifies V4 and V2 signatures (RSA) over exactly what was sent, refuses ``x-goog-*``, Content-MD5 and Content-Type headers
 that a V4 URL does not sign, checks every hash that it is given, and answers with hashes of what it stored. Uploads: PUT,
@@ -6,6 +6,9 @@ resumable (a signed start, then an unsigned session), XML multipart.
 
 What the emulator from PyPI does not check at all is checked here; where the documents leave something open, the stricter
 reading was taken.
+
+Access tokens: :attr:`GcsDouble.tokens` says which are taken, and until when; :attr:`GcsDouble.log` what each was used for.
+The JSON API's uploads are in :mod:`doubles.gcs_json`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
@@ -29,6 +33,22 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from multidict import CIMultiDict
 
+from doubles.gcs_json import (
+    INVALID_CREDENTIALS,
+    OBJECT,
+    RANGE,
+    UPLOADS,
+    Gate,
+    JsonRefused,
+    Logged,
+    Session,
+    Tokens,
+    name_in,
+    new_session,
+    resource,
+    split_related,
+    token_of,
+)
 from doubles.serving import HttpDouble, Refused, chunks, parameters, whole
 
 ALGORITHM = "GOOG4-RSA-SHA256"
@@ -91,6 +111,15 @@ class GcsDouble(HttpDouble):
         self._keys = dict(keys)
         self.buckets = set(buckets)
         self.objects: dict[tuple[str, str], GcsObject] = {}
+        #: Access tokens that are taken; requests that came with one; pieces of JSON uploads pass here.
+        self.tokens = Tokens()
+        self.log: list[Logged] = []
+        self.gate = Gate()
+        #: (bucket, key) of which the next upload through the JSON API is stored with one byte changed.
+        self.corrupts: set[tuple[str, str]] = set()
+        #: (bucket, key) that no token may write, or look at.
+        self.forbidden: set[tuple[str, str]] = set()
+        self._json: dict[str, Session] = {}
         #: At most so many bytes of a resumable request that is not the last are kept; None: all.
         self.keeps: int | None = None
         self._sessions: dict[str, _Resumable] = {}
@@ -101,6 +130,10 @@ class GcsDouble(HttpDouble):
         """The bytes of one object."""
         return self.objects[bucket, key].data
 
+    def put(self, bucket: str, key: str, data: bytes, *, composed: bool = False) -> None:
+        """Store an object; ``composed`` of others, it has no MD5."""
+        self._store(bucket, key, data, composed=composed)
+
     def forget_sessions(self) -> None:
         """Resumable uploads under way are gone, as after a week."""
         for session in self._sessions.values():
@@ -109,13 +142,16 @@ class GcsDouble(HttpDouble):
     @property
     def open_uploads(self) -> int:
         """Resumable and multipart uploads that nobody finished or ended."""
-        return len(self._uploads) + sum(not (s.done or s.gone) for s in self._sessions.values())
+        return len(self._uploads) + len(self._json) + sum(not (s.done or s.gone) for s in self._sessions.values())
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path, _, text = request.raw_path.partition("?")
         query = parameters(text)
         names = dict(query)
         headers = {name.lower(): value for name, value in request.headers.items()}
+        token = token_of(headers)
+        if token is not None:
+            return await self._with_token(request, path, names, headers, token)
         if "upload_id" in names and request.method != "POST":
             return await self._in_session(request, names["upload_id"], headers)
         if len(names) != len(query):
@@ -138,6 +174,131 @@ class GcsDouble(HttpDouble):
         if method in {"GET", "HEAD"}:
             return self._get(method, bucket, key, headers)
         raise Refused(400, "InvalidArgument", "Invalid argument.")
+
+    # -- with an access token --------------------------------------------------------------------
+
+    async def _with_token(
+        self, request: web.BaseRequest, path: str, names: Mapping[str, str], headers: Mapping[str, str], token: str
+    ) -> web.StreamResponse:
+        """The answer of the JSON or the XML API. Whether the token is taken is judged when the request begins."""
+        in_json = path.startswith(("/storage/", "/upload/"))
+        try:
+            if not self.tokens.good(token):
+                if request.method != "HEAD":
+                    await whole(request)
+                reason, message = INVALID_CREDENTIALS
+                raise (
+                    JsonRefused(401, reason, message)
+                    if in_json
+                    else Refused(401, "AuthenticationRequired", "Authentication required.")
+                )
+            if in_json:
+                answer: web.StreamResponse = await self._json_api(request, path, names, headers, token)
+            else:
+                answer = self._xml_api(request, path, headers)
+        except JsonRefused as e:
+            answer = e.response()
+        except Refused as e:
+            answer = e.response(request.method)
+        self.log.append(Logged(request.method, request.raw_path, token, answer.status))
+        return answer
+
+    def _xml_api(self, request: web.BaseRequest, path: str, headers: Mapping[str, str]) -> web.StreamResponse:
+        bucket, _, key = unquote(path).lstrip("/").partition("/")
+        if bucket not in self.buckets:
+            raise Refused(404, "NoSuchBucket", "The specified bucket does not exist.")
+        if request.method not in {"GET", "HEAD"}:
+            raise Refused(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
+        if (bucket, key) in self.forbidden:
+            raise Refused(403, "AccessDenied", "Access denied.", {"Details": "storage.objects.get access is missing."})
+        return self._get(request.method, bucket, key, headers)
+
+    async def _json_api(
+        self,
+        request: web.BaseRequest,
+        path: str,
+        names: Mapping[str, str],
+        headers: Mapping[str, str],
+        token: str,
+    ) -> web.StreamResponse:
+        if (uploads := UPLOADS.fullmatch(path)) is not None:
+            return await self._json_upload(request, name_in(uploads[1]), names, headers, token)
+        if (found := OBJECT.fullmatch(path)) is None:
+            raise JsonRefused(400, "invalid", f"{request.method} is not served here.")
+        place = name_in(found[1]), name_in(found[2])
+        if place not in self.objects:
+            raise JsonRefused(404, "notFound", f"No such object: {'/'.join(place)}")
+        if request.method == "DELETE":
+            del self.objects[place]
+            return web.Response(status=204)
+        return _described(*place, self.objects[place])
+
+    async def _json_upload(
+        self,
+        request: web.BaseRequest,
+        bucket: str,
+        names: Mapping[str, str],
+        headers: Mapping[str, str],
+        token: str,
+    ) -> web.StreamResponse:
+        if request.method != "POST":
+            raise JsonRefused(400, "invalid", "Uploads are POSTed here.")
+        if "upload_id" in names:
+            await self.gate.passed()
+            return await self._json_piece(request, names["upload_id"], headers)
+        body = await whole(request)
+        if bucket not in self.buckets:
+            raise JsonRefused(404, "notFound", "The specified bucket does not exist.")
+        if names.get("uploadType") == "multipart":
+            meta, data = split_related(headers["content-type"], body)
+            key = str(meta["name"])
+            self._check_json_place(bucket, key)
+            return _described(bucket, key, self._store_json(bucket, key, data))
+        if names.get("uploadType") != "resumable":
+            raise JsonRefused(400, "invalid", f"uploadType {names.get('uploadType')!r} is not served here.")
+        key = str(json.loads(body)["name"])
+        self._check_json_place(bucket, key)
+        name = new_session()
+        self._json[name] = Session(bucket, key, token)
+        location = f"http://{request.headers['Host']}{request.raw_path}&upload_id={name}"
+        return web.Response(headers={"Location": location, "X-GUploader-UploadID": name})
+
+    async def _json_piece(self, request: web.BaseRequest, name: str, headers: Mapping[str, str]) -> web.StreamResponse:
+        session = self._json.get(name)
+        if session is None:
+            await whole(request)
+            raise JsonRefused(404, "notFound", "The upload is not known.")
+        said = RANGE.fullmatch(headers.get("content-range", ""))
+        data = await whole(request)
+        if said is None or (said[1] is not None and int(said[1]) != len(session.kept)):
+            raise JsonRefused(400, "invalid", "Content-Range does not go on where the upload stands.")
+        session.kept += data
+        if said[3] != "*" and int(said[3]) == len(session.kept):
+            del self._json[name]
+            return _described(
+                session.bucket, session.key, self._store_json(session.bucket, session.key, bytes(session.kept))
+            )
+        if len(session.kept) % GRAIN:
+            raise JsonRefused(400, "invalid", "Pieces are multiples of 256 KiB.")
+        kept = {"Range": f"bytes=0-{len(session.kept) - 1}"} if session.kept else {}
+        if "x-guploader-no-308" in headers:
+            return web.Response(headers={"X-HTTP-Status-Code-Override": "308", **kept})
+        return web.Response(status=308, headers=kept)
+
+    def _check_json_place(self, bucket: str, key: str) -> None:
+        if (bucket, key) in self.forbidden:
+            message = "the caller does not have storage.objects.create access to the Google Cloud Storage object."
+            raise JsonRefused(403, "forbidden", message)
+
+    def _store_json(self, bucket: str, key: str, data: bytes) -> GcsObject:
+        """Stored and described as it came; what is to be corrupted rots a moment later."""
+        stored = self._store(bucket, key, data)
+        if (bucket, key) in self.corrupts:
+            self.corrupts.discard((bucket, key))
+            self._store(bucket, key, bytes([data[0] ^ 1]) + data[1:])
+        return stored
+
+    # -- with a signed URL -----------------------------------------------------------------------
 
     def _check_v4(self, method: str, path: str, query: list[tuple[str, str]], headers: Mapping[str, str]) -> str:
         names = dict(query)
@@ -388,6 +549,11 @@ def _headers(found: GcsObject) -> CIMultiDict[str]:
 
 def _stored(found: GcsObject) -> web.Response:
     return web.Response(headers=_headers(found))
+
+
+def _described(bucket: str, key: str, found: GcsObject) -> web.Response:
+    crc32c = google_crc32c.value(found.data).to_bytes(4, "big")
+    return web.json_response(resource(bucket, key, found.data, found.generation, found.md5, crc32c))
 
 
 def _unfinished(session: _Resumable) -> web.Response:

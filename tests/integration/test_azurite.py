@@ -13,6 +13,7 @@ import servers
 from cloudpush.errors import StackError
 from cloudpush.stack import binaries
 from cloudpush.stack.azurite import Azurite
+from cloudpush.stack.certificate import LIFE, certificate
 from signers import LONG_AGO, AzureSigner
 
 BODY = b"123456789"
@@ -43,6 +44,36 @@ def test_it_keeps_its_place_and_its_data_when_it_is_started_again(tmp_path: Path
         assert server.where == where
         assert requests.get(url, timeout=10).content == BODY
         server.make_container("made")  # is there: nothing happens
+
+
+def test_its_certificate_is_its_own_and_stays(tmp_path: Path) -> None:
+    """With OAuth it speaks TLS: clients trust it by one file, and still do after a restart; the key is private."""
+    server = Azurite(tmp_path, containers=["made"], oauth=True)
+    with servers.running(server):
+        before = server.ca_file.read_bytes()
+        url = server.signed_url("made", "x.txt", permissions="rcw")
+        headers = {"x-ms-blob-type": "BlockBlob"}
+        assert url.startswith("https://127.0.0.1:")
+        assert requests.put(url, data=BODY, headers=headers, verify=str(server.ca_file), timeout=10).status_code == 201
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.get(url, timeout=10)
+    with servers.running(server):
+        assert server.ca_file.read_bytes() == before
+        assert requests.get(url, verify=str(server.ca_file), timeout=10).content == BODY
+    assert (tmp_path / "certificate-key.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_certificate_that_is_about_to_end_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    public, _ = certificate(tmp_path, "azurite")
+    before = public.read_bytes()
+    certificate(tmp_path, "azurite")
+    assert public.read_bytes() == before
+    monkeypatch.setattr("cloudpush.stack.certificate.LEAST", LIFE)
+    certificate(tmp_path, "azurite")
+    assert public.read_bytes() != before
+    public.write_bytes(b"damaged")
+    certificate(tmp_path, "azurite")
+    assert public.read_bytes().startswith(b"-----BEGIN CERTIFICATE-----")
 
 
 def test_what_is_not_installed_is_named_with_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from builders import a_lease, failure, paused, retry, verified
+from builders import a_lease, a_page, an_error, failure, paused, retry, verified
 from cloudpush.audit.broom import Broom
 from cloudpush.audit.integrity import verify
-from cloudpush.errors import StoreError
+from cloudpush.errors import Code, ConsentRevoked, StoreError
 from cloudpush.push.states import State
 from cloudpush.push.sweep import Due
+from grant_stores import GrantsInPostgres, connected, shared
+from grant_stores import waiting as waiting_for
 from records import Record
 from servers import Database, Databases
 
@@ -255,6 +257,33 @@ def test_what_waited_for_too_long_is_due_so_that_a_worker_ends_it(record: Record
     assert claimed is not None
     assert record.ledger.end_part(*claimed, lease, failure()) is State.FAILED
     assert verify(record.app).faults == []
+
+
+def test_what_waits_by_a_share_that_is_over_by_its_date_is_due_so_that_a_worker_ends_it(
+    record: Record, broom: Broom
+) -> None:
+    """Nobody unshared it, so nobody else wakes it: it would wait for a week. What has a right to wait waits on."""
+    grants = GrantsInPostgres(record.app, record.owner)
+    grant = connected(grants)
+    share = shared(grants, grant, principal="pipeline")
+    grants.store.fail_refresh(grant, an_error(Code.CONSENT_NEEDED), "worker-1")
+    theirs, own = waiting_for(grants, grant, share.principal), waiting_for(grants, grant)
+    before = broom.release_impatient(NEVER_LATE)
+    grants.let_pass(2 * 24 * 3600)
+
+    released = [broom.release_impatient(NEVER_LATE), broom.release_impatient(NEVER_LATE)]
+
+    assert (before, released, record.state(theirs), record.state(own)) == (
+        0,
+        [1, 0],
+        State.QUEUED,
+        State.AWAITING_CONSENT,
+    )
+    assert record.history.events(theirs)[-1]["data"] == {"why": "consent over", "parts": 0}
+    push = record.ledger.claim_push(theirs, lease := a_lease())
+    assert push is not None
+    with pytest.raises(ConsentRevoked):
+        record.ledger.finish_plan_with(push, lease, a_page(push.id))
 
 
 def test_a_planner_that_vanished_too_often_ends_its_sets(record: Record, broom: Broom) -> None:

@@ -9,10 +9,11 @@ from uuid import uuid4
 import hvac
 import pytest
 
+from cloudpush.credentials.clients import Clients
 from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.kinds import parse
-from cloudpush.credentials.vault import Keeper, Safe, Sealer, Vault
-from cloudpush.errors import CredentialError
+from cloudpush.credentials.vault import Keeper, Safe, Sealer, TokenSafe, TokenSealer, Vault
+from cloudpush.errors import CredentialError, InputError, VaultError
 from cloudpush.settings import Settings
 from cloudpush.stack.services import OpenBao
 
@@ -70,6 +71,7 @@ BLOCK_DEEDS: dict[str, Callable[[hvac.Client, str], Any]] = {
 }
 MAY_WITH_BLOCKS: dict[str, set[str]] = {
     "intake": {"create"},
+    "web": {"create"},
     "worker": {"create", "read"},
     "keeper": {"read", "overwrite", "read metadata", "write metadata"},
 }
@@ -126,6 +128,7 @@ DEEDS: dict[str, Callable[[hvac.Client, str, str], Any]] = {
 }
 MAY: dict[str, set[str]] = {
     "intake": {"create a blob", "make a data key"},
+    "web": {"make a data key"},
     "worker": {"read a blob", "unwrap a data key", "make a data key"},
     "keeper": {
         "read a blob",
@@ -137,6 +140,56 @@ MAY: dict[str, set[str]] = {
         "read the key",
         "retire key versions",
     },
+}
+
+
+#: What somebody could want to do to a client secret: name → request with (client, its path).
+CLIENT_DEEDS: dict[str, Callable[[hvac.Client, str], Any]] = {
+    "read": lambda v, p: v.secrets.kv.v2.read_secret_version(p, raise_on_deleted_version=True, **KV),
+    "create": lambda v, _: v.secrets.kv.v2.create_or_update_secret(f"clients/{uuid4()}", {}, **KV),
+    "overwrite": lambda v, p: v.secrets.kv.v2.create_or_update_secret(p, {"client_secret": "other"}, **KV),
+    "patch": BLOCK_DEEDS["patch"],
+    "delete a version": BLOCK_DEEDS["delete a version"],
+    "delete versions": BLOCK_DEEDS["delete versions"],
+    "destroy versions": BLOCK_DEEDS["destroy versions"],
+    "read metadata": BLOCK_DEEDS["read metadata"],
+    "write metadata": BLOCK_DEEDS["write metadata"],
+    "list": lambda v, _: v.secrets.kv.v2.list_secrets("clients", **KV),
+    "write below": BLOCK_DEEDS["write below"],
+}
+MAY_WITH_CLIENTS: dict[str, set[str]] = {
+    "intake": set(),
+    "web": {"read"},
+    "worker": {"read"},
+    "keeper": {"create", "overwrite", "read metadata", "write metadata"},
+}
+
+#: What somebody could want to do with the key that signs identity tokens.
+ISSUER_DEEDS: dict[str, Callable[[hvac.Client], Any]] = {
+    "sign": lambda v: v.secrets.transit.sign_data(
+        "cloudpush-issuer", "QUJD", hash_algorithm="sha2-256", signature_algorithm="pkcs1v15"
+    ),
+    "sign by path": lambda v: v.adapter.post(
+        "/v1/transit/sign/cloudpush-issuer/sha2-256", json={"input": "QUJD", "signature_algorithm": "pkcs1v15"}
+    ),
+    "read the public key": lambda v: v.secrets.transit.read_key("cloudpush-issuer"),
+    "decrypt": lambda v: v.secrets.transit.decrypt_data("cloudpush-issuer", "vault:v1:QUJD"),
+    "encrypt": lambda v: v.secrets.transit.encrypt_data("cloudpush-issuer", plaintext="QUJD"),
+    "rotate": lambda v: v.secrets.transit.rotate_key("cloudpush-issuer"),
+    "configure": lambda v: v.secrets.transit.update_key_configuration("cloudpush-issuer", exportable=True),
+    "export": lambda v: v.secrets.transit.export_key("cloudpush-issuer", "signing-key"),
+    "back up": lambda v: v.secrets.transit.backup_key("cloudpush-issuer"),
+    "trim": lambda v: v.secrets.transit.trim_key("cloudpush-issuer", 1),
+    "delete": lambda v: v.secrets.transit.delete_key("cloudpush-issuer"),
+    "import a version": lambda v: v.adapter.post(
+        "/v1/transit/keys/cloudpush-issuer/import_version", json={"ciphertext": "QUJD"}
+    ),
+}
+MAY_WITH_THE_ISSUER: dict[str, set[str]] = {
+    "intake": set(),
+    "web": {"read the public key"},
+    "worker": {"sign", "sign by path", "read the public key"},
+    "keeper": set(),
 }
 
 
@@ -173,6 +226,86 @@ def test_role_may_do_to_signed_urls_what_it_must_and_nothing_else(
     client = logged_in(vault_settings, role)
 
     assert {deed for deed in BLOCK_DEEDS if allowed(BLOCK_DEEDS[deed], client, block)} == MAY_WITH_BLOCKS[role]
+
+
+@pytest.fixture(scope="module")
+def client_path(vault_settings: Settings) -> str:
+    """Where a client secret lies, put there with the role keeper, read with the roles web and worker."""
+    Clients(VaultConnection(vault_settings, "keeper")).put("google", "canary-client-secret")
+    readers = [Clients(VaultConnection(vault_settings, role)) for role in ("web", "worker")]
+    assert [c.secret("google") for c in readers] == ["canary-client-secret"] * 2
+    return "clients/google"
+
+
+@pytest.mark.parametrize("role", MAY_WITH_CLIENTS)
+def test_role_may_do_to_client_secrets_what_it_must_and_nothing_else(
+    vault_settings: Settings, client_path: str, role: str
+) -> None:
+    """Who uses a client secret cannot put one there, and who puts it there cannot read it."""
+    client = logged_in(vault_settings, role)
+
+    assert {d for d in CLIENT_DEEDS if allowed(CLIENT_DEEDS[d], client, client_path)} == MAY_WITH_CLIENTS[role]
+
+
+@pytest.mark.parametrize("role", MAY_WITH_THE_ISSUER)
+def test_role_may_do_with_the_issuers_key_what_it_must_and_nothing_else(vault_settings: Settings, role: str) -> None:
+    """Only a worker signs; nobody gets the private half."""
+    client = logged_in(vault_settings, role)
+
+    assert {d for d in ISSUER_DEEDS if allowed(ISSUER_DEEDS[d], client)} == MAY_WITH_THE_ISSUER[role]
+
+
+def test_the_issuers_key_is_what_identity_tokens_need_and_cannot_be_taken_out(vault_settings: Settings) -> None:
+    """RSA, for RS256; neither exportable nor in a plaintext backup nor deletable."""
+    key = logged_in(vault_settings, "worker").secrets.transit.read_key("cloudpush-issuer")["data"]
+    unwanted = ("exportable", "allow_plaintext_backup", "deletion_allowed")
+
+    assert (key["type"], [key[word] for word in unwanted]) == ("rsa-2048", [False] * 3)
+    assert key["keys"]["1"]["public_key"].startswith("-----BEGIN PUBLIC KEY-----")
+
+
+def test_a_client_secret_is_replaced_without_trace_and_forgotten(vault_settings: Settings) -> None:
+    """No older version is kept, and none where it was forgotten; both again does no harm."""
+    keeper = VaultConnection(vault_settings, "keeper")
+    clients, reader = Clients(keeper), Clients(VaultConnection(vault_settings, "web"))
+    found = [reader.secret("box")]
+    for secret in ("first-secret", "second-secret"):
+        clients.put("box", secret)
+        found.append(reader.secret("box"))
+    kept = keeper.run(lambda v: v.secrets.kv.v2.read_secret_metadata("clients/box", **KV))["versions"]
+    for _ in range(2):
+        clients.forget("box")
+    found.append(reader.secret("box"))
+
+    assert (found, len(kept)) == (["", "first-secret", "second-secret", ""], 1)
+
+
+@pytest.mark.parametrize("name", ["", "../credentials/x", "Google", "a/b", "x" * 64, "-a", "a\n"])
+def test_a_client_secret_of_what_is_no_provider_is_refused(vault_settings: Settings, name: str) -> None:
+    """A name becomes a path: it may not lead elsewhere."""
+    with pytest.raises(InputError):
+        Clients(VaultConnection(vault_settings, "web")).secret(name)
+
+
+@pytest.mark.parametrize("secret", ["", "with blank", "umläut", "x" * 4097])
+def test_what_is_no_client_secret_is_refused_and_not_quoted(vault_settings: Settings, secret: str) -> None:
+    """A line break in it would be a header of its own."""
+    with pytest.raises(InputError) as caught:
+        Clients(VaultConnection(vault_settings, "keeper")).put("google", secret)
+    assert not secret or secret not in caught.value.message
+
+
+def test_what_the_web_application_sealed_a_worker_opens_and_carries_on(vault_settings: Settings) -> None:
+    """The web application cannot read it back."""
+    grant_id = uuid4()
+    web, worker = VaultConnection(vault_settings, "web"), VaultConnection(vault_settings, "worker")
+    TokenSealer(web).seal_tokens(grant_id, "ada", 1, b"first")
+    safe = TokenSafe(worker)
+    safe.prepare(grant_id, "ada", 2, 3).write(b"second")
+
+    with pytest.raises(VaultError):
+        TokenSafe(web).open_tokens(grant_id, "ada", 1)
+    assert [safe.open_tokens(grant_id, "ada", n) for n in (1, 3)] == [b"first", b"second"]
 
 
 def test_keeper_purges_what_it_cannot_read(vault_settings: Settings) -> None:

@@ -13,8 +13,8 @@ from builders import ORIGIN, OWNER, a_destination, a_lease, a_page, a_request, d
 from cloudpush.audit.credentials import Credentials
 from cloudpush.audit.integrity import verify
 from cloudpush.errors import Code, InputError
+from cloudpush.push.admission import CredentialCard
 from cloudpush.push.custody import Reason
-from cloudpush.push.intake import CredentialCard
 from cloudpush.push.signed.desk import SignedCard
 from cloudpush.push.states import State
 from records import Record

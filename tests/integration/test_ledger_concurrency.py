@@ -35,7 +35,7 @@ from cloudpush.audit.integrity import verify
 from cloudpush.audit.ledger import Ledger
 from cloudpush.errors import Code, InputError, LeaseLost
 from cloudpush.push.job import Destination, Lease, Page, Part, Push
-from cloudpush.push.states import Event, State
+from cloudpush.push.states import Event, State, Wish
 from records import Record
 from servers import Database
 
@@ -248,7 +248,7 @@ def test_a_lease_that_moves_to_its_part_is_never_called_lost(record: Record) -> 
 
         answers = meeting(partial(record.ledger.finish_plan_with, push, lease, page), beat, beat, beat)
 
-        assert answers[1:] == [{lease.token: False}] * 3
+        assert answers[1:] == [{lease.token: Wish.GO_ON}] * 3
 
 
 def test_appends_to_one_stream_keep_its_chain_sound(record: Record) -> None:

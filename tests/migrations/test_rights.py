@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,8 +13,11 @@ from sqlalchemy.exc import DBAPIError
 from builders import a_destination, a_request
 from cloudpush.audit import integrity
 from cloudpush.audit.database import append_event
-from cloudpush.push.intake import CredentialCard
+from cloudpush.audit.grants import GrantBook
+from cloudpush.push.admission import CredentialCard
+from cloudpush.push.grants.model import Grant
 from cloudpush.push.states import Event
+from grant_builders import a_grant, a_share, its_credential, some_tokens
 from records import Record
 from servers import Database
 
@@ -281,6 +285,195 @@ def test_the_application_cannot_put_its_own_tables_in_the_way(app: sa.Engine) ->
         c.commit()
 
     assert told == 1
+
+
+# -- consent -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def book(record: Record) -> GrantBook:
+    """The store of grants."""
+    return GrantBook(record.app)
+
+
+@pytest.fixture(scope="module")
+def grant(book: GrantBook) -> Grant:
+    """A grant with two generations, shared with `pipeline` below s3://results/runs."""
+    made = a_grant(settings={"account": "lab"})
+    book.add(its_credential(made), made, None, "ada")
+    book.activate(made.id, 1, "ada")
+    _, number = book.start_refresh(made, "worker-1")
+    book.finish_refresh(made, number, 1, some_tokens(), "worker-1")
+    book.share(a_share(made.id, until=datetime(2999, 1, 1, tzinfo=UTC)), "ada")
+    return made
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE oauth_grant SET provider = 'other' WHERE credential_id = :id",
+        "UPDATE oauth_grant SET credential_id = gen_random_uuid() WHERE credential_id = :id",
+        "UPDATE oauth_grant SET subject = 'mallory' WHERE credential_id = :id",
+        "UPDATE oauth_grant SET settings = '{}' WHERE credential_id = :id",
+        "UPDATE oauth_grant SET asked = '{}' WHERE credential_id = :id",
+        "DELETE FROM oauth_grant WHERE credential_id = :id",
+        "UPDATE share SET principal = 'mallory' WHERE credential_id = :id",
+        "UPDATE share SET uri = 's3://results' WHERE credential_id = :id",
+        "UPDATE share SET credential_id = gen_random_uuid() WHERE credential_id = :id",
+        "DELETE FROM share WHERE credential_id = :id",
+        "UPDATE credential SET owner = 'mallory' WHERE id = :id",
+        "UPDATE credential SET kind = 'access_key' WHERE id = :id",
+        "UPDATE credential SET name = 'x', endpoint = 'https://mallory.example' WHERE id = :id",
+        "UPDATE consent_attempt SET owner = 'mallory' WHERE id = :id",
+        "UPDATE consent_attempt SET session_sha256 = '' WHERE id = :id",
+        "UPDATE consent_attempt SET expires_at = 'infinity' WHERE id = :id",
+        "UPDATE chore SET kind = 'revoke' WHERE credential_id = :id",
+    ],
+)
+def test_the_application_may_not_rewrite_what_a_consent_gave(app: sa.Engine, grant: Grant, statement: str) -> None:
+    """Nor to whom, nor where."""
+    word = refusal(app, statement, id=grant.id)
+
+    assert word is not None
+    assert word.startswith("permission denied for table")
+
+
+@pytest.mark.parametrize("change", ["owner = 'mallory'", "kind = 'access_key'", "endpoint = 'https://x.example'"])
+def test_not_even_the_owner_gives_a_grant_to_somebody_else(owner: sa.Engine, grant: Grant, change: str) -> None:
+    """Without taking the trigger away first."""
+    word = refusal(owner, f"UPDATE credential SET {change} WHERE id = :id", id=grant.id)
+
+    assert word == f"grant {grant.id} belongs to whom it was given by: this UPDATE is refused"
+
+
+def test_another_credential_does_not_become_a_grant(owner: sa.Engine, record: Record) -> None:
+    """Its secret would be taken for tokens."""
+    card = record.credential()
+
+    word = refusal(owner, "UPDATE credential SET kind = 'oauth_grant' WHERE id = :id", id=card.id)
+
+    assert word == f"grant {card.id} belongs to whom it was given by: this UPDATE is refused"
+
+
+def test_a_credential_that_is_in_use_does_not_become_a_grant(app: sa.Engine, record: Record, grant: Grant) -> None:
+    """A grant's row comes with its credential, before anything is sealed."""
+    keys, active = record.credential(), record.credential(kind="oauth_grant")
+    statement = "INSERT INTO oauth_grant (credential_id, provider, state) VALUES (:id, 'mock', 'active')"
+
+    words = [refusal(app, statement, id=card.id) for card in (keys, active)]
+
+    assert words == [f"credential {card.id} is none that a consent gave just now" for card in (keys, active)]
+
+
+def test_a_generation_does_not_go_back(app: sa.Engine, grant: Grant) -> None:
+    """Tokens that were replaced are spent."""
+    word = refusal(app, "UPDATE oauth_grant SET generation = 1 WHERE credential_id = :id", id=grant.id)
+
+    assert word == f"the generation of grant {grant.id} cannot go back from 3 to 1"
+
+
+def test_a_share_that_has_ended_does_not_begin_again(app: sa.Engine, book: GrantBook, grant: Grant) -> None:
+    """Another is made, which is another event."""
+    share = a_share(grant.id, until=datetime(2999, 1, 1, tzinfo=UTC))
+    book.share(share, "ada")
+    book.unshare(share.id, "ada", "ada")
+
+    words = {
+        refusal(app, f"UPDATE share SET {c} WHERE id = :id", id=share.id) for c in ("ended_at = NULL", "until = now()")
+    }
+
+    assert words == {f"share {share.id} has ended: this UPDATE is refused"}
+
+
+def test_a_grant_that_is_over_is_not_shared(app: sa.Engine, record: Record, book: GrantBook) -> None:
+    """Whoever inserts."""
+    made, card = a_grant(), record.credential()
+    book.add(its_credential(made), made, None, "ada")
+    book.activate(made.id, 1, "ada")
+    book.revoke(made.id, "ada")
+    statement = (
+        "INSERT INTO share (id, credential_id, principal, uri, until, created_by) "
+        "VALUES (gen_random_uuid(), :id, 'p', 's3://b', now(), 'ada')"
+    )
+
+    words = [refusal(app, statement, id=i) for i in (made.id, card.id)]
+
+    assert words == [f"grant {i} is none that can be shared" for i in (made.id, card.id)]
+
+
+@pytest.mark.parametrize(
+    ("owner_", "kind", "uri", "taken"),
+    [
+        ("ada", "oauth_grant", "s3://elsewhere", True),
+        ("pipeline", "oauth_grant", "s3://results/runs/7", True),
+        ("pipeline", "oauth_grant", "s3://results/runs", True),
+        ("pipeline", "oauth_grant", "s3://results/runs2", False),
+        ("pipeline", "oauth_grant", "s3://results", False),
+        ("mallory", "oauth_grant", "s3://results/runs/7", False),
+        # As another kind it would be used without the checks of a grant.
+        ("ada", "access_key", "s3://results/runs/7", False),
+        ("pipeline", "access_key", "s3://results/runs/7", False),
+        ("ada", "web_identity", "s3://results/runs/7", False),
+    ],
+)
+def test_a_push_is_stored_with_a_grant_that_is_its_owners_or_shared(
+    app: sa.Engine, grant: Grant, owner_: str, kind: str, uri: str, taken: bool
+) -> None:
+    """Whoever took the application over cannot push with anybody's grant to anywhere."""
+    word = refusal(app, A_PUSH, owner=owner_, kind=kind, uri=uri, credential=grant.id)
+
+    assert word == (None if taken else f"credential {grant.id} is none that {owner_} may push to {uri} with")
+
+
+A_PUSH = """
+    INSERT INTO push (id, owner, actor, request_sha256, source, uri, bucket, prefix, profile, credential_id,
+                      credential_kind, min_strength, overwrite, state)
+    VALUES (gen_random_uuid(), :owner, :owner, '\\x00', '/s', :uri, 'b', '', 'aws', :credential, :kind, 'checksum',
+            'never', 'queued')
+"""
+
+
+def test_temporary_tables_do_not_mislead_what_guards_grants(app: sa.Engine, grant: Grant) -> None:
+    """A share of one's own making, for instance."""
+    app.dispose()  # a new connection: on an old one the guard's plans are made
+    with app.connect() as c:
+        c.execute(sa.text("CREATE TEMP TABLE share AS SELECT * FROM public.share WITH NO DATA"))
+        c.execute(
+            sa.text(
+                "INSERT INTO pg_temp.share (id, credential_id, principal, uri, until, created_by) "
+                "VALUES (gen_random_uuid(), :id, 'mallory', 's3://b', 'infinity', 'mallory')"
+            ),
+            {"id": grant.id},
+        )
+        c.commit()
+        row = {"owner": "mallory", "kind": "oauth_grant", "uri": "s3://b", "credential": grant.id}
+        with pytest.raises(DBAPIError) as caught:
+            c.execute(sa.text(A_PUSH.replace("INTO push", "INTO public.push")), row)
+        c.rollback()
+        c.execute(sa.text("DISCARD TEMP"))
+        c.commit()
+
+    assert "is none that mallory may push" in str(caught.value.orig)
+
+
+@pytest.mark.parametrize("table", ["web_session", "sign_in_link", "consent_attempt"])
+def test_what_has_not_expired_is_not_deleted(app: sa.Engine, owner: sa.Engine, table: str) -> None:
+    """A sign-in, a consent without a trace."""
+    token = "sha256(gen_random_uuid()::text::bytea)"
+    names, values = {
+        "web_session": ("token_sha256, id", f"{token}, gen_random_uuid()"),
+        "sign_in_link": ("token_sha256, owner", f"{token}, 'ada'"),
+        "consent_attempt": ("id, session_sha256, owner, provider, name", f"gen_random_uuid(), {token}, 'o', 'p', 'n'"),
+    }[table]
+    with app.begin() as c:
+        for expires in ("now() - interval '1 s'", "now() + interval '1 h'"):
+            c.execute(sa.text(f"INSERT INTO {table} ({names}, expires_at) VALUES ({values}, {expires})"))
+    past, future = (f"DELETE FROM {table} WHERE expires_at {sign} now()" for sign in "<>")
+
+    words = [refusal(app, past), refusal(app, future), refusal(owner, future), refusal(app, f"TRUNCATE {table}")]
+
+    kept = f"table {table}: a row that has not expired is kept, DELETE is refused"
+    assert words == [None, kept, kept, f"permission denied for table {table}"]
 
 
 SPY = """

@@ -17,9 +17,10 @@ from psycopg.errors import CheckViolation, InsufficientPrivilege
 
 from cloudpush.audit import migrate
 from cloudpush.audit.database import make_engine
-from cloudpush.audit.tables import CREDENTIAL_STATES, metadata
+from cloudpush.audit.tables import CHORES, CREDENTIAL_STATES, GRANT_STATES, metadata
 from cloudpush.errors import Code, StoreError
 from cloudpush.push.custody import CredentialState
+from cloudpush.push.grants.model import GRANT_TRANSITIONS, Chore, GrantState
 from cloudpush.push.states import TRANSITIONS, FileState, State
 from cloudpush.settings import Settings
 from servers import Database, Databases
@@ -221,6 +222,12 @@ MOVE_PART = """
     WHERE push_id = :id
 """
 
+A_SEALING = """
+    INSERT INTO credential (id, owner, kind, name, state, created_by) VALUES (:id, 'o', 'oauth_grant', 'a grant', 'sealing', 'o')
+"""
+A_GRANT = "INSERT INTO oauth_grant (credential_id, provider, state) VALUES (:id, 'mock', :state)"
+MOVE_GRANT = "UPDATE oauth_grant SET state = :to WHERE credential_id = :id"
+
 MOVES = [(a, b) for a, b in product(State, State) if a is not b]
 
 
@@ -267,6 +274,21 @@ def test_parts_move_in_the_database_as_in_python(owner: sa.Engine, push_id: str)
     assert allowed == {(a, b) for a in State for b in TRANSITIONS[a]}
 
 
+def test_grants_move_in_the_database_as_in_python(owner: sa.Engine) -> None:
+    """Likewise."""
+    allowed = set()
+    with owner.connect() as c:
+        for a, b in product(GrantState, GrantState):
+            point, probe = c.begin_nested(), str(uuid4())
+            c.execute(sa.text(A_SEALING), {"id": probe})
+            c.execute(sa.text(A_GRANT), {"id": probe, "state": a.value})
+            if a is not b and accepted(c, MOVE_GRANT, id=probe, to=b.value):
+                allowed.add((a, b))
+            point.rollback()
+
+    assert allowed == {(a, b) for a in GrantState for b in GRANT_TRANSITIONS[a]}
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -275,12 +297,16 @@ def test_parts_move_in_the_database_as_in_python(owner: sa.Engine, push_id: str)
         ("file", {s.value for s in FileState}),
         ("credential", {s.value for s in CredentialState}),
         ("credential", set(CREDENTIAL_STATES)),
+        ("oauth_grant", {s.value for s in GrantState}),
+        ("oauth_grant", set(GRANT_STATES)),
+        ("chore", {c.value for c in Chore}),
+        ("chore", set(CHORES)),
     ],
 )
 def test_constraints_hold_exactly_the_words_of_the_enums(owner: sa.Engine, table: str, words: set[str]) -> None:
     """No state more, none less."""
     with owner.connect() as c:
-        row = {"name": f"ck_{table}_state"}
+        row = {"name": f"ck_{table}_{'kind' if table == 'chore' else 'state'}"}
         rule = c.execute(sa.text("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name"), row)
 
     assert set(re.findall(r"'(\w+)'::text", str(rule.scalar_one()))) == words

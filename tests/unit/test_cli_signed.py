@@ -177,7 +177,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     @contextmanager
     def services() -> Iterator[Any]:
         yield SimpleNamespace(
-            intake=made.keyed, signed=made.signed, history=made.history, announcer=made.announcer, database=None
+            settings=SimpleNamespace(web_url=""),
+            intake=made.keyed,
+            signed=made.signed,
+            history=made.history,
+            announcer=made.announcer,
+            database=None,
         )
 
     monkeypatch.setattr("typer.testing._get_command", lambda _app: COMMAND)
@@ -274,10 +279,10 @@ def test_options_of_a_push_hold_for_one_with_urls(terminal: Terminal) -> None:
 
 
 def test_push_with_a_key_is_what_it_was(terminal: Terminal) -> None:
-    """Checksum is demanded, and stdin is nobody's business."""
+    """The destination's own strength is demanded, and stdin is nobody's business."""
     terminal.run("push", "/data/run", "s3://lab/run", "-c", "lab", stdin=URL)
 
-    request = a_request(destination="s3://lab/run", credential="lab", min_strength=Strength.CHECKSUM)
+    request = a_request(destination="s3://lab/run", credential="lab", min_strength=None)
     assert (terminal.keyed.heard, terminal.signed.heard) == ([("submit", request, [], "")], [])
 
 

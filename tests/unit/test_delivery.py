@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -13,9 +16,9 @@ from builders import BUCKET, NOON, a_push
 from cloudpush.errors import Cancelled, Code, DestinationError
 from cloudpush.push import delivery as module
 from cloudpush.push.delivery import Delivery
-from cloudpush.push.job import FileResult, PlannedFile
+from cloudpush.push.job import Destination, FileResult, PlannedFile, Secret, Seen
 from cloudpush.push.ports import Control
-from cloudpush.push.states import FileState, Strength
+from cloudpush.push.states import FileState, Overwrite, Strength
 from fakes_inspector import FakeInspector, GoOn, PlainSecret
 from worlds import Carrier
 
@@ -33,7 +36,7 @@ class Stage:
             push=a_push(source),
             root=source,
             roots=[str(source)],
-            secret=PlainSecret(),
+            secret=PlainSecret,
             session=self.carrier,
             inspector=self.bucket,
             control=control,
@@ -176,3 +179,46 @@ def test_files_that_are_there_are_read_once(stage: Stage) -> None:
     (result,) = stage.delivery.batch([f])
 
     assert (result.state, result.etag == result.expected, stage.carrier.sent) == (FileState.VERIFIED, True, ["a"])
+
+
+class Azure(FakeInspector):
+    """Tells no digest unless it reads back, which a survey does not; large objects were checked as they came."""
+
+    def survey(self, destination: Destination, secret: Secret, keys: Sequence[str], control: Control) -> Sequence[Seen]:
+        seen = self.look(destination, secret, keys, control)
+        return [replace(s, reread=b"", ingest=False) for s in seen]
+
+    def look(self, destination: Destination, secret: Secret, keys: Sequence[str], control: Control) -> Sequence[Seen]:
+        return [
+            replace(s, etag="0x1", opaque_etag=True, ingest=s.size == LARGE, reread=self.digests.get(key, b""))
+            for key, s in zip(keys, super().look(destination, secret, keys, control), strict=True)
+        ]
+
+    digests: ClassVar[dict[str, bytes]] = {
+        "mine": hashlib.sha256(bytes(10)).digest(),
+        "other": hashlib.sha256(b"0123456789").digest(),
+    }
+
+
+LARGE = 20
+
+
+def test_what_an_attempt_that_was_killed_has_sent_is_no_obstacle(stage: Stage) -> None:
+    """With overwrite=never, where only reading back proves anything: ours is skipped, anything else is kept."""
+    files = [
+        stage.file(1, "mine", 10),
+        stage.file(2, "other", 10),
+        stage.file(3, "large", LARGE),
+        stage.file(4, "new", 5),
+    ]
+    bucket = Azure(BUCKET, {f.key: Seen(exists=True, size=f.size) for f in files[:3]})
+    push = replace(stage.delivery.push, overwrite=Overwrite.NEVER, min_strength=Strength.SIZE)
+
+    results = replace(stage.delivery, push=push, inspector=bucket, session=Carrier(bucket)).batch(files)
+
+    assert states(results) == {
+        1: (FileState.SKIPPED, Strength.REREAD, None),
+        2: (FileState.FAILED, Strength.NONE, Code.OBJECT_EXISTS),
+        3: (FileState.FAILED, Strength.NONE, Code.OBJECT_EXISTS),
+        4: (FileState.VERIFIED, Strength.SIZE, None),
+    }

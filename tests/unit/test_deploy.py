@@ -205,23 +205,25 @@ def test_events_to_watch_are_logged() -> None:
 
 
 def test_columns_in_queries_exist() -> None:
-    """Whatever has an underscore in the page's SQL is a column, an alias, a role or a function of Postgres."""
+    """Whatever has an underscore in the page's SQL is a column, a table, an alias, a role or a function of Postgres."""
     sql = "\n".join(re.findall(r"^ *```sql\n(.*?)^ *```$", PAGE, re.MULTILINE | re.DOTALL))
     asked = re.sub(r"'[^']*'|--.*", "", sql)
     columns = {c.name for t in metadata.sorted_tables for c in t.columns}
     others = {"per_second", "pg_size_pretty", "pg_terminate_backend", "pg_stat_activity"}
     roles = {"cloudpush_owner", "cloudpush_app", "cloudpush_worker", "cloudpush_monitor"}
-    tables = re.findall(r"FROM ([a-z]+)\b(?!_)", asked)
+    tables = set(re.findall(r"FROM ([a-z_]+)", asked)) - others
 
-    assert set(re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b", asked)) - columns - others - roles == set()
-    assert set(tables) - set(metadata.tables) == set()
+    assert (
+        set(re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b", asked)) - columns - others - roles - set(metadata.tables) == set()
+    )
+    assert tables - set(metadata.tables) == set()
 
 
 def test_the_monitor_may_read_what_it_is_asked_for() -> None:
     """Each table that the page asks as cloudpush_monitor."""
     granted = re.search(r"GRANT SELECT ON (.*) TO cloudpush_monitor", PAGE)
     part = PAGE.partition("## Monitoring")[2].partition("## Rotation")[0]
-    asked = set(re.findall(r"FROM ([a-z]+)", part))
+    asked = set(re.findall(r"FROM ([a-z_]+)", part))
 
     assert granted is not None
     assert asked - set(granted[1].split(", ")) == set()
@@ -325,21 +327,23 @@ def test_no_secret_is_in_an_environment(compose: Tree, objects: dict[tuple[str, 
 
 
 def test_each_service_sees_its_own_secrets_only(compose: Tree, objects: dict[tuple[str, str], Tree]) -> None:
-    """A worker cannot destroy, a sweeper cannot unseal, and the owner of the tables is the upgrade's alone."""
-    common = {"cloudpush.env", "vault-ca.pem"}
+    """A worker cannot destroy, a sweeper cannot unseal, the pages can do neither, and the owner of the tables is the upgrade's alone."""
+    common = {"cloudpush.env", "providers.toml", "vault-ca.pem"}
     seen = {name: set(s["secrets"]) for name, s in ours(compose).items()}
 
     assert seen == {
         "upgrade": {"owner.env"},
         "worker": common | role_files("worker"),
         "sweeper": common | role_files("intake", "keeper"),
+        "web": common | role_files("web"),
         "cli": common | role_files("intake"),
-        "operator": common | role_files("worker", "intake", "keeper"),
+        "operator": common | role_files("worker", "intake", "keeper", "web"),
     }
     assert {name: mounted(pod) for name, pod in pods(objects).items()} == {
         "cloudpush-db-upgrade": {"owner.env"},
         "cloudpush-worker": {"cloudpush.env"} | role_files("worker"),
         "cloudpush-sweeper": {"cloudpush.env"} | role_files("intake", "keeper"),
+        "cloudpush-web": {"cloudpush.env"} | role_files("web"),
     }
 
 
@@ -360,9 +364,14 @@ def test_openbao_is_given_the_files_that_it_reads(compose: Tree) -> None:
     roles = re.findall(r"auth/approle/role/cloudpush-(\w+)\"", TEXTS["deploy/openbao/server.hcl"])
 
     assert read == set(compose["services"]["openbao"]["secrets"])
-    assert roles == ["worker", "intake", "keeper", "operator"]
-    assert "for role in worker intake keeper;" in policies
-    assert {p.stem for p in (ROOT / "config" / "vault" / "policies").glob("*.hcl")} == {"worker", "intake", "keeper"}
+    assert roles == ["worker", "intake", "keeper", "web", "operator"]
+    assert "for role in worker intake keeper web;" in policies
+    assert {p.stem for p in (ROOT / "config" / "vault" / "policies").glob("*.hcl")} == {
+        "worker",
+        "intake",
+        "keeper",
+        "web",
+    }
 
 
 def test_sources_are_mounted_read_only(compose: Tree, objects: dict[tuple[str, str], Tree]) -> None:
@@ -387,8 +396,8 @@ def test_sources_are_mounted_read_only(compose: Tree, objects: dict[tuple[str, s
     assert mounts == [{"name": "sources", "mountPath": "/data", "readOnly": True}]
 
 
-def test_only_workers_reach_the_world(compose: Tree, objects: dict[tuple[str, str], Tree]) -> None:
-    """Servers, sweeper and command line stay among themselves."""
+def test_only_workers_and_pages_reach_the_world(compose: Tree, objects: dict[tuple[str, str], Tree]) -> None:
+    """Clouds and providers. Servers, sweeper and command line stay among themselves."""
     world = [
         d["spec"]["podSelector"]
         for (kind, _), d in objects.items()
@@ -396,8 +405,8 @@ def test_only_workers_reach_the_world(compose: Tree, objects: dict[tuple[str, st
     ]
 
     assert compose["networks"]["inside"] == {"internal": True}
-    assert [n for n, s in compose["services"].items() if "outside" in s["networks"]] == ["worker"]
-    assert [s["matchLabels"]["app.kubernetes.io/component"] for s in world] == ["worker"]
+    assert [n for n, s in compose["services"].items() if "outside" in s["networks"]] == ["worker", "web"]
+    assert [s["matchExpressions"][0]["values"] for s in world] == [["worker", "web"]]
 
 
 @pytest.mark.parametrize(
@@ -406,7 +415,7 @@ def test_only_workers_reach_the_world(compose: Tree, objects: dict[tuple[str, st
 def test_no_rule_lets_metadata_services_through(objects: dict[tuple[str, str], Tree], address: str) -> None:
     """Whatever a user's URL resolves to."""
     policies = [d["spec"] for (kind, _), d in objects.items() if kind == "NetworkPolicy"]
-    to = [t["ipBlock"] for p in policies for rule in p["egress"] for t in rule["to"] if "ipBlock" in t]
+    to = [t["ipBlock"] for p in policies for rule in p.get("egress", []) for t in rule["to"] if "ipBlock" in t]
     through = [
         block
         for block in to
@@ -418,12 +427,15 @@ def test_no_rule_lets_metadata_services_through(objects: dict[tuple[str, str], T
 
 
 def test_every_pod_is_under_a_policy_that_lets_nothing_in(objects: dict[tuple[str, str], Tree]) -> None:
-    """They listen to nothing."""
+    """They listen to nothing, but for the pages, which an Ingress reaches."""
     closed = objects["NetworkPolicy", "cloudpush-names"]["spec"]
     labels = [d["spec"]["template"]["metadata"]["labels"] for d in objects.values() if "template" in d.get("spec", {})]
+    policies = {name: d["spec"] for (kind, name), d in objects.items() if kind == "NetworkPolicy"}
+    opened = {n: s["podSelector"]["matchLabels"] for n, s in policies.items() if s.get("ingress")}
 
     assert (closed["policyTypes"], closed["ingress"]) == (["Ingress", "Egress"], [])
     assert all(closed["podSelector"]["matchLabels"].items() <= own.items() for own in labels)
+    assert {name: own["app.kubernetes.io/component"] for name, own in opened.items()} == {"cloudpush-web": "web"}
 
 
 def test_workers_are_given_time_to_finish(compose: Tree, objects: dict[tuple[str, str], Tree]) -> None:

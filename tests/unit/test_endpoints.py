@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from cloudpush.errors import Code, InputError
-from cloudpush.push.endpoints import Endpoint, resolve
-from cloudpush.push.job import Destination, Profile
+from cloudpush.push.endpoints import Endpoint, check_credential, resolve
+from cloudpush.push.grants.model import Bearer, Sas
+from cloudpush.push.job import Destination, Profile, Secret
 from cloudpush.push.uris import BUILT_IN
 from fakes_inspector import PlainSecret
 
@@ -107,3 +110,125 @@ def test_bucket_url_of_amazon(bucket: str, url: str) -> None:
 
     assert isinstance(endpoint, Endpoint)
     assert endpoint.bucket_url(bucket) == url
+
+
+GOOGLE, AZURE = BUILT_IN["gcs"], BUILT_IN["azure"]
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+CONTAINER = "https://lab.blob.core.windows.net/data"
+
+
+def opened(profile: Profile, secret: Secret, scheme: str = "gs") -> Endpoint | Code:
+    try:
+        return resolve(Destination(scheme, "data", "", profile), secret)
+    except InputError as e:
+        return e.code
+
+
+@pytest.mark.parametrize(
+    ("profile", "named", "url"),
+    [
+        (GOOGLE, "", "https://storage.googleapis.com"),
+        (GOOGLE, "http://127.0.0.1:4443/", "http://127.0.0.1:4443"),
+        (replace(GOOGLE, endpoint="http://emulator:80", trusted=True), "", "http://emulator"),
+        (
+            replace(GOOGLE, endpoint="http://emulator:80", trusted=True),
+            "https://other.example.org",
+            "https://other.example.org",
+        ),
+    ],
+)
+def test_an_access_token_goes_where_the_operator_says(profile: Profile, named: str, url: str) -> None:
+    """The provider's endpoint, his profile's, or Google's own: each is trusted."""
+    assert opened(profile, Bearer("t", None, None, named)) == Endpoint(url, "", path_style=True, trusted=True)
+
+
+def test_nothing_of_a_grant_goes_to_an_endpoint_that_nobody_vouches_for() -> None:
+    """Not even where the secret names another: the profile is not the operator's."""
+    theirs = "https://storage.example.org"
+
+    assert [
+        opened(replace(GOOGLE, endpoint=theirs), Bearer("t", None, None)),
+        opened(replace(GOOGLE, endpoint=theirs), Bearer("t", None, None, "https://storage.googleapis.com")),
+        opened(replace(AZURE, endpoint=theirs), Sas(CONTAINER, "sig=x", LATER), "az"),
+    ] == [Code.ENDPOINT_FORBIDDEN] * 3
+
+
+def test_whom_to_trust_is_a_part_of_where_to_go() -> None:
+    """A further secret that names another CA leads elsewhere."""
+    found = [
+        opened(profile, secret, scheme)
+        for profile, secret, scheme in (
+            (GOOGLE, Bearer("t", None, None, ca_file="/lab/ca.pem"), "gs"),
+            (AZURE, Sas(CONTAINER, "sig=x", LATER, ca_file="/lab/ca.pem"), "az"),
+            (AZURE, Sas(CONTAINER, "sig=x", LATER), "az"),
+        )
+    ]
+
+    assert [e.ca_file for e in found if isinstance(e, Endpoint)] == ["/lab/ca.pem", "/lab/ca.pem", ""]
+    assert found[1] != found[2]
+
+
+def test_a_signature_leads_to_its_container() -> None:
+    """Host and, on an address, account; the bucket's URL is the signature's own."""
+    local = "http://127.0.0.1:10000/devstoreaccount1/data"
+    found = [opened(AZURE, Sas(url, "sig=x", LATER), "az") for url in (CONTAINER, local)]
+
+    assert [e.bucket_url("data") for e in found if isinstance(e, Endpoint)] == [CONTAINER, local]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://lab.blob.core.windows.net/other",
+        "https://lab.blob.core.windows.net/a/b/data",
+        "https://user@lab.blob.core.windows.net/data",
+        "ftp://lab.blob.core.windows.net/data",
+        "https://lab.blob.core.windows.net#/data",
+        "data",
+    ],
+)
+def test_a_signature_for_elsewhere_is_refused(url: str) -> None:
+    """Another container, or an address that is none."""
+    assert opened(AZURE, Sas(url, "sig=x", LATER), "az") is Code.BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("profile", "secret"),
+    [
+        (GOOGLE, PlainSecret()),
+        (AZURE, PlainSecret()),
+        (AZURE, Bearer("t", None, None)),
+        (GOOGLE, Sas(CONTAINER, "sig=x", LATER)),
+        (BUILT_IN["aws"], Bearer("t", None, None)),
+        (BUILT_IN["aws"], Sas(CONTAINER, "sig=x", LATER)),
+    ],
+)
+def test_a_secret_of_another_kind_is_refused(profile: Profile, secret: Secret) -> None:
+    """No secret goes where it is not understood."""
+    assert opened(profile, secret) is Code.BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("profile", "kind", "fits"),
+    [
+        ("aws", "access_key", True),
+        ("aws", "oauth_grant", True),  # an identity provider of the customer's own
+        ("aws", "web_identity", True),
+        ("aws", "something", False),
+        ("gcs", "oauth_grant", True),
+        ("gcs", "access_key", False),
+        ("gcs", "web_identity", False),
+        ("azure", "oauth_grant", True),
+        ("azure", "access_key", False),
+        ("azure", "web_identity", False),
+    ],
+)
+def test_intake_knows_which_credentials_cannot_open_a_destination(profile: str, kind: str, *, fits: bool) -> None:
+    """The refusal names the credential and what to do."""
+    destination = Destination("x", "data", "", BUILT_IN[profile])
+    if fits:
+        check_credential(destination, kind)
+        return
+    with pytest.raises(InputError) as raised:
+        check_credential(destination, kind)
+    assert (raised.value.code, raised.value.field) == (Code.BAD_INPUT, "credential")

@@ -13,11 +13,13 @@ import pytest
 
 from builders import CREDENTIAL, NOON, OWNER, URI, a_request
 from cloudpush.errors import CloudPushError, Code
-from cloudpush.push.intake import Accepted, CredentialCard, Intake, Known
+from cloudpush.push.admission import CredentialCard
+from cloudpush.push.intake import Accepted, Intake, Known
 from cloudpush.push.job import Destination, Profile, Request
 from cloudpush.push.states import Overwrite, State, Strength
 from cloudpush.push.uris import parse_destination
 from fakes import FakeAnnouncer, FakeClock
+from grant_builders import a_share
 
 CARD = CredentialCard(CREDENTIAL, OWNER, "access_key", "active", None, "seaweedfs", "")
 PUSH = uuid4()
@@ -37,9 +39,9 @@ class FakeDesk:
         return self.card
 
     def known(self, owner: str, idempotency_key: str) -> Known | None:
-        for request, _, digest in self.stored:
+        for request, destination, digest in self.stored:
             if (request.owner, request.idempotency_key) == (owner, idempotency_key):
-                return Known(PUSH, digest, CARD.id, "mine")
+                return Known(PUSH, digest, CARD.id, "mine", "grace", destination.profile.name)
         return None
 
     def store(
@@ -149,7 +151,7 @@ def test_the_credentials_profile_is_used_unless_another_is_named(door: Door) -> 
     assert [d.profile.name for _, d, _ in door.desk.stored] == ["seaweedfs", "lab"]
 
 
-@pytest.mark.parametrize("kind", ["signed_urls", "resign_hook"])
+@pytest.mark.parametrize("kind", ["signed_urls", "resign_hook", "notify_hook"])
 def test_what_is_no_key_to_a_bucket_is_refused(door: Door, kind: str) -> None:
     """A set of signed URLs belongs to the push that it was handed over for, and a callback opens nothing."""
     door.desk.card = replace(CARD, kind=kind)
@@ -167,6 +169,177 @@ def test_the_profile_of_signed_urls_is_refused(door: Door, named_by: str) -> Non
     error = door.refusal(profile="signed-url" if named_by == "request" else "", destination="https://10.0.0.1/x")
 
     assert (error.code, error.field) == (Code.BAD_INPUT, "profile")
+
+
+# -- grants -----------------------------------------------------------------------------------------
+
+GRANT = replace(CARD, kind="oauth_grant", name="lab drive", grant_state="active")
+
+
+def shared(*, by: str = "grace", **changes: Any) -> CredentialCard:
+    """A grant of somebody else that is shared for one prefix until tomorrow."""
+    return replace(GRANT, owner=by, shares=(a_share(GRANT.id, principal=OWNER, uri="s3://results/runs", **changes),))
+
+
+def test_a_push_may_use_a_grant_of_ones_own(door: Door) -> None:
+    """As any other credential."""
+    door.desk.card = GRANT
+
+    assert door.submit(profile="") == Accepted(PUSH, created=True, announced=True)
+
+
+def test_a_push_with_a_grant_that_needs_its_user_is_let_in_with_a_warning(door: Door) -> None:
+    """It waits: whoever reconnects it lets it go on. A preview says so, too."""
+    door.desk.card = replace(GRANT, grant_state="reconnect")
+
+    (warning,) = door.submit().warnings
+
+    assert ("lab drive" in warning, "Reconnect" in warning) == (True, True)
+    assert door.intake.preview(a_request(source=str(door.source))).warnings == (warning,)
+
+
+@pytest.mark.parametrize(
+    ("state", "grant_state", "code"),
+    [
+        ("active", "revoking", Code.CONSENT_REVOKED),
+        ("active", "revoked", Code.CONSENT_REVOKED),
+        ("purging", "active", Code.CONSENT_REVOKED),
+        ("purged", "revoked", Code.CONSENT_REVOKED),
+        ("sealing", "active", Code.CREDENTIAL_PURGED),
+    ],
+)
+def test_a_grant_that_is_over_is_refused(door: Door, state: str, grant_state: str, code: Code) -> None:
+    """Or one that is not there yet."""
+    door.desk.card = replace(GRANT, state=state, grant_state=grant_state)
+
+    error = door.refusal()
+
+    assert (error.code, error.field) == (code, "credential")
+
+
+def test_a_grant_leads_to_where_its_provider_says(door: Door) -> None:
+    """Its tokens must not go to a server that somebody names."""
+    door.desk.card = GRANT
+
+    error = door.refusal(profile="lab")
+
+    assert (error.code, error.field, "'seaweedfs'" in error.message) == (Code.BAD_INPUT, "profile", True)
+
+
+@pytest.mark.parametrize("uri", ["s3://results/runs", "s3://results/runs/7"])
+def test_a_shared_grant_is_used_below_its_prefix(door: Door, uri: str) -> None:
+    """By whom it is shared with."""
+    door.desk.card = shared()
+
+    assert door.submit(destination=uri).created
+
+
+@pytest.mark.parametrize("uri", ["s3://results", "s3://results/runs2", "s3://elsewhere/runs"])
+def test_a_shared_grant_is_refused_elsewhere(door: Door, uri: str) -> None:
+    """With where and until when it is shared."""
+    door.desk.card = shared()
+
+    error = door.refusal(destination=uri)
+
+    assert (error.code, error.field) == (Code.NOT_OWNER, "destination")
+    assert "s3://results/runs until 2026-03-02 12:00 UTC" in error.message
+
+
+@pytest.mark.parametrize("change", [{"until": NOON}, {"ended_at": NOON}], ids=["its time has come", "unshared"])
+def test_a_share_that_is_over_is_none(door: Door, change: dict[str, Any]) -> None:
+    """Until when it was one is told."""
+    door.desk.card = shared(**change)
+
+    error = door.refusal()
+
+    assert (error.code, error.field, "until 2026-03-01 12:00 UTC" in error.message) == (
+        Code.CONSENT_REVOKED,
+        "credential",
+        True,
+    )
+
+
+def test_a_grant_of_somebody_else_that_was_never_shared_is_refused(door: Door) -> None:
+    """As any other credential."""
+    door.desk.card = replace(GRANT, owner="grace")
+
+    error = door.refusal()
+
+    assert (error.code, error.field) == (Code.NOT_OWNER, "credential")
+
+
+# -- what opens which destination ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "profile", "kind", "fix"),
+    [
+        ("gs://results/runs", "gcs", "access_key", "Google Cloud Storage: connect your account"),
+        ("gs://results/runs", "gcs", "web_identity", "Google Cloud Storage: connect your account"),
+        ("az://results/runs", "azure", "access_key", "Azure Blob Storage: connect your account"),
+        ("az://results/runs", "azure", "web_identity", "Azure Blob Storage: connect your account"),
+    ],
+)
+def test_a_credential_that_cannot_open_the_destination_is_refused(
+    door: Door, uri: str, profile: str, kind: str, fix: str
+) -> None:
+    """At the door, with what to do instead, and not by the worker that unseals it."""
+    door.desk.card = replace(GRANT if kind == "web_identity" else CARD, kind=kind, profile=profile)
+
+    error = door.refusal(destination=uri, profile="")
+
+    assert (error.code, error.field) == (Code.BAD_INPUT, "credential")
+    assert f"kind '{kind}' cannot open '{uri}'" in error.message
+    assert fix in error.message
+
+
+@pytest.mark.parametrize("kind", ["access_key", "oauth_grant", "web_identity"])
+def test_s3_is_opened_by_keys_and_by_every_consent(door: Door, kind: str) -> None:
+    door.desk.card = replace(CARD if kind == "access_key" else GRANT, kind=kind)
+
+    assert door.submit().created
+
+
+# -- the strength that is demanded -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "profile", "demanded"),
+    [
+        ("s3://results/runs", "seaweedfs", Strength.CHECKSUM),
+        ("gs://results/runs", "gcs", Strength.CHECKSUM),
+        ("az://results/runs", "azure", Strength.INGEST),
+    ],
+)
+def test_each_destination_has_its_own_default(door: Door, uri: str, profile: str, demanded: Strength) -> None:
+    """The most that it proves of every file."""
+    door.desk.card = replace(GRANT, profile=profile)
+
+    door.submit(destination=uri, profile="")
+    door.submit(destination=uri, profile="", min_strength=Strength.SIZE)
+
+    assert [request.min_strength for request, _, _ in door.desk.stored] == [demanded, Strength.SIZE]
+
+
+@pytest.mark.parametrize("strength", [None, Strength.INGEST])
+def test_a_default_is_the_same_as_saying_it(door: Door, strength: Strength | None) -> None:
+    """For the idempotency key."""
+    door.desk.card = replace(GRANT, profile="azure")
+    first = {"destination": "az://results/runs", "profile": "", "idempotency_key": "k", "credential": "mine"}
+    door.submit(**first)
+
+    again = door.submit(**first, min_strength=strength)
+
+    assert (again.created, len(door.desk.stored)) == (False, 1)
+
+
+@pytest.mark.parametrize("name", ["mine", "grace/mine", str(CARD.id)])
+def test_a_repetition_may_name_the_credential_in_each_way(door: Door, name: str) -> None:
+    """Although it may have gone since."""
+    door.submit(idempotency_key="k")
+    door.desk.card = None
+
+    assert not door.submit(idempotency_key="k", credential=name).created
 
 
 CHANGES = [
@@ -235,7 +408,7 @@ REFUSALS = [
     ({"exclude": ("*",) * 101}, Code.BAD_INPUT, "include", "100"),
     ({"destination": "results/x"}, Code.BAD_URI, "destination", "'results/x' has no scheme"),
     ({"destination": "s3://Results/x"}, Code.BAD_URI, "destination", "'Results'"),
-    ({"destination": "gs://results/x"}, Code.BAD_URI, "destination", "not supported yet"),
+    ({"destination": "ftp://results/x"}, Code.BAD_URI, "destination", "unknown scheme 'ftp'"),
     ({"include": ("a/../b",)}, Code.BAD_INPUT, "include", "'a/../b'"),
     ({"exclude": ("a//b",)}, Code.BAD_INPUT, "exclude", "'a//b'"),
     ({"actor": "caf\udce9"}, Code.BAD_INPUT, "actor", "not UTF-8"),

@@ -30,6 +30,15 @@ SEEN = Seen(exists=True, size=10, etag=etag_of(DATA))
         (WHOLE, replace(SEEN, size=None), Strength.CHECKSUM),
         (WHOLE, replace(SEEN, etag=etag_of(OTHER)), Strength.NONE),
         (PIECES, replace(SEEN, etag=etag_of(OTHER, 4)), Strength.NONE),
+        # what a provider tells besides its ETag, what was read back, how it was sent
+        (WHOLE, replace(SEEN, md5=hashlib.md5(DATA).digest(), opaque_etag=True), Strength.CHECKSUM),
+        (WHOLE, replace(SEEN, md5=hashlib.md5(OTHER).digest()), Strength.NONE),
+        (PIECES, replace(SEEN, md5=hashlib.md5(DATA).digest(), opaque_etag=True), Strength.SIZE),
+        (WHOLE, replace(SEEN, reread=hashlib.sha256(DATA).digest()), Strength.REREAD),
+        (WHOLE, replace(SEEN, reread=hashlib.sha256(OTHER).digest()), Strength.NONE),
+        (PIECES, replace(SEEN, ingest=True, opaque_etag=True), Strength.INGEST),
+        (PIECES, replace(SEEN, ingest=True, size=11), Strength.NONE),
+        (PIECES, replace(SEEN, ingest=True, size=None, opaque_etag=True), Strength.RESPONSE),
         # size first
         (WHOLE, replace(SEEN, size=11), Strength.NONE),
         (WHOLE, replace(SEEN, size=11, etag=""), Strength.NONE),

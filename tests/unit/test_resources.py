@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,3 +62,25 @@ def test_calling_it_twice_does_no_harm() -> None:
 def test_a_directory_that_is_missing_is_named() -> None:
     with pytest.raises(FileNotFoundError, match="without its nothing directory"):
         resource("nothing")
+
+
+#: The two doors by which processes with secrets come; prints what a crash may write, also of a child.
+DOORS = {
+    "command line": "from cloudpush.cli import main; main.app = lambda: None; main.main()",
+    "scribe": "from cloudpush import scribe; scribe.main()",
+}
+TELL = "; import subprocess; subprocess.run(['sh', '-c', 'ulimit -c; ulimit -Hc; echo [$SSLKEYLOGFILE]'], check=True)"
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_process_leaves_secrets_on_the_disk(door: str) -> None:
+    """Neither a crash of ours nor one of rclone's, which has the tokens, too; nor TLS, told to by the environment."""
+    told = subprocess.run(
+        [sys.executable, "-c", DOORS[door] + TELL],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "SSLKEYLOGFILE": "/nowhere/keys.log"},
+    )
+    assert told.stdout.split() == ["0", "0", "[]"]

@@ -16,7 +16,7 @@ from cloudpush.push.job import Destination, Profile, Push
 from cloudpush.push.planning import Limits
 from cloudpush.push.retry import Policy
 from cloudpush.push.signed.model import Kind, Need, Provider
-from cloudpush.push.states import FileState, State, Strength
+from cloudpush.push.states import FileState, State, Strength, Wish
 from fakes import FileStanding, Standing
 from fakes_uploader import HOOK, PREFIX, SIGNATURE, SignedWorld, a_ticket, a_url
 
@@ -662,7 +662,7 @@ def test_a_worker_that_lost_its_lease_aborts_nothing(world: SignedWorld) -> None
 
     def lose(path: str) -> None:
         (hold,) = world.leases._all()
-        hold.lost = hold.cancelled = True
+        hold.lost, hold.wish = True, Wish.CANCEL
         raise EngineError(Code.NO_SUCH_BUCKET, "no such bucket")
 
     world.uploader.during = lose

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from io import StringIO
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cloudpush.stack.datadir import DataDir
 from cloudpush.stack.services import OpenBao, Postgres, Valkey
 from cloudpush.stack.up import UpOptions, _root, _write_env, env_text
 from cloudpush.stack.view import PlainView
+from cloudpush.stack.website import Website
 
 
 class Said(PlainView):
@@ -42,8 +44,8 @@ def test_what_is_written_is_read_back(values: dict[str, str]) -> None:
 
 def test_one_worker_is_called_worker_and_several_are_numbered(tmp_path: Path) -> None:
     """Names are what log files and messages are found by."""
-    assert list(UpOptions(tmp_path).programs()) == ["worker", "sweeper"]
-    assert list(UpOptions(tmp_path, workers=2).programs()) == ["worker-1", "worker-2", "sweeper"]
+    assert list(UpOptions(tmp_path).programs()) == ["worker", "sweeper", "web"]
+    assert list(UpOptions(tmp_path, workers=2).programs()) == ["worker-1", "worker-2", "sweeper", "web"]
 
 
 @pytest.mark.parametrize(("name", "words"), [("missing", "is not a directory"), ("a:b", "separates roots")])
@@ -78,6 +80,7 @@ def test_options_the_environment_and_the_stack_each_set_what_is_theirs(
         Postgres(data.part("postgres"), run, data.log("postgres")),
         Valkey(data.part("valkey"), run / "valkey.sock", data.log("valkey")),
         bao,
+        Website("web", (), data.env_file, data.log("web"), port=8799),
         said,
     )
     data.release()
@@ -92,6 +95,9 @@ def test_options_the_environment_and_the_stack_each_set_what_is_theirs(
         source_roots=tuple(roots),
         allowed_endpoints=("one:1", "two:2"),
         transfers=8,
+        web_url="http://127.0.0.1:8799",
+        web_port=8799,
+        web_link_user=getpass.getuser(),
     )
     assert said.texts == [
         "CLOUDPUSH_VAULT_KV_MOUNT in your environment is not for the embedded stack; unset it, or commands in this shell use it"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
+
+from cloudpush.errors import StackError
 from cloudpush.stack.openbao import OpenBao, _hcl, _quoted
 from cloudpush.stack.ports import free_ports, is_free
 
@@ -14,18 +17,18 @@ def test_no_secret_is_in_the_configuration(tmp_path: Path) -> None:
     bao = OpenBao(tmp_path, tmp_path / "log")
     bao.choose_ports()
     text = bao._configuration()
-    files = [f'path = "{tmp_path}/auth/{role}-secret-id"' for role in ("worker", "intake", "keeper")]
+    files = [f'path = "{tmp_path}/auth/{role}-secret-id"' for role in ("worker", "intake", "keeper", "web")]
     assert all(f in text for f in files)
     assert f'path = "{tmp_path}/setup/setup-secret-id"' in text
     assert 'secret_id = "' not in text
 
 
-def test_the_setup_role_may_write_the_three_policies_and_nothing_else(tmp_path: Path) -> None:
+def test_the_setup_role_may_write_the_four_policies_and_nothing_else(tmp_path: Path) -> None:
     """It is what an upgrade needs, and no way to a secret that does not lead through the seal key's directory."""
     bao = OpenBao(tmp_path, tmp_path / "log")
     bao.choose_ports()
     (line,) = [x for x in bao._configuration().splitlines() if "sys/policies/acl/worker" in x]
-    assert line.count("path ") == 4
+    assert line.count("path ") == 5
     assert "sys/policies/acl/setup" not in line
 
 
@@ -73,3 +76,19 @@ def test_free_ports_are_different_and_free() -> None:
     """All at the same moment."""
     found = free_ports(20)
     assert (len(set(found)), all(is_free(p) for p in found)) == (20, True)
+
+
+@pytest.mark.parametrize(("found", "words"), [("1", "Move this directory away"), ("3", "install that version again")])
+def test_a_directory_that_another_version_set_up_is_refused_and_left_alone(
+    tmp_path: Path, found: str, words: str
+) -> None:
+    """What a first start makes cannot be added later: nobody has a root token."""
+    (tmp_path / "set-up").write_text(f"{found}\n")
+    (tmp_path / "raft").mkdir()
+    (tmp_path / "raft" / "vault.db").write_text("sealed")
+
+    with pytest.raises(StackError, match=words):
+        OpenBao(tmp_path, tmp_path / "log").launch()
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["raft", "set-up"]
+    assert (tmp_path / "raft" / "vault.db").read_text() == "sealed"

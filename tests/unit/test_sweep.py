@@ -66,7 +66,12 @@ def kept() -> list[int]:
 
 def a_sweep(broom: FakeBroom, announcer: FakeAnnouncer, keep: Callable[[], int]) -> Sweep:
     return Sweep(
-        broom=broom, announcer=announcer, queue=announcer, keep_house=keep, max_strikes=12, patience=timedelta(days=7)
+        broom=broom,
+        announcer=announcer,
+        queue=announcer,
+        keep_house=keep,
+        max_strikes=12,
+        patience=timedelta(days=7),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from cloudpush.errors import CloudPushError, Code, DestinationError, EngineError, SourceError
-from cloudpush.transfer.translate import CODES, STATUSES, Translator, accepted
+from cloudpush.transfer.translate import AZURE, CODES, GOOGLE, STATUSES, Translator, accepted
 from cloudpush.verify import answers
 
 SECRETS = ("AKCANARY000000000001", "canary-secret", "canary-token")
@@ -26,6 +28,14 @@ def unsent(words: str) -> str:
     return (
         "operation error S3: PutObject, exceeded maximum number of attempts, 1, https response error StatusCode: 0, "
         f'RequestID: , HostID: , request send failed, Put "http://s3.example.org/results/a?x-id=PutObject": {words}'
+    )
+
+
+def azure(status: int, code: str) -> str:
+    line = "-" * 80
+    return (
+        f"PUT https://lab.blob.core.windows.net/results/a.bin\n{line}\nRESPONSE {status}: {status} Its own words.\n"
+        f"ERROR CODE: {code}\n{line}\n<?xml version='1.0'?><Error><Code>{code}</Code></Error>\n{line}\n"
     )
 
 
@@ -100,6 +110,46 @@ ROWS = [
     ("open /data/a.bin: too many open files", Code.ENGINE_CRASHED),
     ("didn't find section in config file", Code.ENGINE_CRASHED),
     ("something that nobody has seen before", Code.INTERNAL),
+    # what Google said
+    ("googleapi: Error 401: Invalid Credentials, authError", Code.CREDENTIAL_EXPIRED),
+    ("googleapi: got HTTP response code 401 with body: ", Code.CREDENTIAL_EXPIRED),
+    ("googleapi: Error 403: the caller does not have storage.objects.create access, forbidden", Code.ACCESS_DENIED),
+    (
+        "googleapi: Error 403: Request had insufficient authentication scopes., insufficientPermissions",
+        Code.ACCESS_DENIED,
+    ),
+    ("googleapi: Error 404: The specified bucket does not exist., notFound", Code.NO_SUCH_BUCKET),
+    ("googleapi: Error 412: At least one of the pre-conditions did not hold., conditionNotMet", Code.CONFLICT),
+    ("googleapi: Error 403: Rate Limit Exceeded, rateLimitExceeded", Code.THROTTLED),
+    ("googleapi: Error 429: The object exceeded the rate limit, rateLimitExceeded", Code.THROTTLED),
+    ("googleapi: Error 403: The quota is used up, quotaExceeded", Code.QUOTA_EXCEEDED),
+    (
+        "googleapi: Error 503: We encountered an internal error. Please try again., backendError",
+        Code.PROVIDER_UNAVAILABLE,
+    ),
+    ("googleapi: got HTTP response code 502 with body: <html>bad gateway</html>", Code.PROVIDER_UNAVAILABLE),
+    ("googleapi: Error 400: Something new, neverHeardOf", Code.PROVIDER_REFUSED),
+    (
+        "googleapi: Error 403: Two things\nMore details:\nReason: forbidden, Message: One\nReason: other, Message: Two\n",
+        Code.ACCESS_DENIED,
+    ),
+    (
+        'Post "https://storage.googleapis.com/upload/storage/v1/b/x/o?name=y": token expired and there\'s no refresh token',
+        Code.CREDENTIAL_EXPIRED,
+    ),
+    # what Azure said
+    (azure(403, "AuthenticationFailed"), Code.CREDENTIAL_EXPIRED),
+    (azure(403, "AuthorizationFailure"), Code.ACCESS_DENIED),
+    (azure(403, "AuthorizationPermissionMismatch"), Code.ACCESS_DENIED),
+    (azure(404, "ContainerNotFound"), Code.NO_SUCH_BUCKET),
+    (azure(400, "Md5Mismatch"), Code.CORRUPTED),
+    (azure(400, "InvalidBlockList"), Code.PROVIDER_UNAVAILABLE),
+    (azure(409, "BlobImmutableDueToPolicy"), Code.CONFLICT),
+    (azure(413, "RequestBodyTooLarge"), Code.TOO_LARGE),
+    (azure(503, "ServerBusy"), Code.THROTTLED),
+    (azure(500, "OperationTimedOut"), Code.PROVIDER_UNAVAILABLE),
+    (azure(403, "SomethingNew"), Code.ACCESS_DENIED),
+    (azure(400, "SomethingNew"), Code.PROVIDER_REFUSED),
 ]
 
 
@@ -113,6 +163,18 @@ def test_words_become_a_code(text: str, code: Code) -> None:
 def test_an_unknown_key_with_a_session_token_has_expired(code: str) -> None:
     """Servers forget temporary keys: what is unknown with a token was known once."""
     assert translated(put(403, code), session=True).code is Code.CREDENTIAL_EXPIRED
+
+
+@pytest.mark.parametrize("code", ["AuthorizationFailure", "SomethingNew"])
+def test_what_is_refused_after_its_end_has_expired(code: str) -> None:
+    """Some servers say no more than no to a signature whose time is over: the clock knows."""
+    now = datetime.now(UTC)
+    found = [
+        Translator("b", "e", session=False, secrets=(), ends=now + timedelta(seconds=left)).error(azure(403, code)).code
+        for left in (-1, 60)
+    ]
+
+    assert found == [Code.CREDENTIAL_EXPIRED, Code.ACCESS_DENIED]
 
 
 def test_the_message_names_what_it_is_about() -> None:
@@ -159,6 +221,8 @@ def test_both_readers_of_s3_answers_agree() -> None:
 
     assert {c: CODES[c] for c in common} == {c: answers.CODES[c] for c in common}
     assert answers.CODES.keys() - CODES.keys() == {"NoSuchKey"}
+    both = AZURE.keys() & answers.AZURE.keys() - {"BlobArchived"}  # may be replaced by nobody, and read by nobody
+    assert {c: AZURE[c] for c in both} == {c: answers.AZURE[c] for c in both}
 
 
 def test_every_code_has_words() -> None:
@@ -167,3 +231,7 @@ def test_every_code_has_words() -> None:
         assert translated(put(status, "Unknown")).message
     for name in CODES:
         assert translated(put(400, name)).message
+    for name in GOOGLE:
+        assert translated(f"googleapi: Error 400: its own words, {name}").message
+    for name in AZURE:
+        assert translated(azure(400, name)).message

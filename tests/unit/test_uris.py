@@ -4,11 +4,13 @@ import pytest
 
 from cloudpush.errors import Code, InputError
 from cloudpush.push.job import Destination, Profile
-from cloudpush.push.uris import BUILT_IN, key_below, parse_destination
+from cloudpush.push.uris import BUILT_IN, key_below, parse_destination, unstorable
 
 LAB = Profile("lab_1", "ceph", "https://s3.lab.example.org", trusted=True)
 OURS = Profile("minio", "minio", "http://minio:9000", trusted=True)
-PROFILES = {"lab_1": LAB, "minio": OURS, "weed": Profile("weed", "seaweedfs")}
+PROFILES = {"lab_1": LAB, "minio": OURS, "weed": Profile("weed", "seaweedfs")} | {
+    "emulator": Profile("emulator", "gcs", "http://127.0.0.1:4443", trusted=True)
+}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,12 @@ PROFILES = {"lab_1": LAB, "minio": OURS, "weed": Profile("weed", "seaweedfs")}
         ("minio://data/x", "", Destination("minio", "data", "x", OURS)),
         ("seaweedfs://data/x", "weed", Destination("seaweedfs", "data", "x", PROFILES["weed"])),
         ("weed://data", "", Destination("weed", "data", "", PROFILES["weed"])),
+        ("gs://da_ta.x/p", "", Destination("gs", "da_ta.x", "p", BUILT_IN["gcs"])),
+        ("gcs://data/p", "", Destination("gs", "data", "p", BUILT_IN["gcs"])),
+        ("gs://data/p", "gcs", Destination("gs", "data", "p", BUILT_IN["gcs"])),
+        ("gs://data/p", "emulator", Destination("gs", "data", "p", PROFILES["emulator"])),
+        ("az://da-ta/p/", "", Destination("az", "da-ta", "p", BUILT_IN["azure"])),
+        ("azure://data", "", Destination("az", "data", "", BUILT_IN["azure"])),
         ("s3://" + "b" * 63 + "/" + "p" * 1022, "", Destination("s3", "b" * 63, "p" * 1022, BUILT_IN["aws"])),
     ],
 )
@@ -38,8 +46,30 @@ def test_uris_that_name_a_destination(uri: str, profile: str, destination: Desti
         ("data/x", "no scheme"),
         ("/data/x", "no scheme"),
         ("remote:data/x", "no scheme"),
-        ("gs://data/x", "Google Cloud Storage, which is not supported yet"),
-        ("az://data/x", "Azure Blob Storage, which is not supported yet"),
+        ("abfs://data/x", "the scheme 'abfs' of other tools"),
+        ("gs://", "names no bucket"),
+        ("gs://ab", "cannot be a bucket of Google"),
+        ("gs://Data", "cannot be a bucket of Google"),
+        ("gs://" + "b" * 64, "cannot be a bucket of Google"),
+        ("gs://" + "b" * 64 + ".x", "cannot be a bucket of Google"),
+        ("gs://a..b", "cannot be a bucket of Google"),
+        ("gs://data_", "cannot be a bucket of Google"),
+        ("gs://192.168.1.1", "cannot be a bucket of Google"),
+        ("gs://goog-data", "cannot be a bucket of Google"),
+        ("gs://my-google-data", "cannot be a bucket of Google"),
+        ("gs://data/.well-known/acme-challenge/x", "keeps for itself"),
+        ("az://", "names no container"),
+        ("az://ab", "cannot be a container"),
+        ("az://Data", "cannot be a container"),
+        ("az://da_ta", "cannot be a container"),
+        ("az://da--ta", "cannot be a container"),
+        ("az://-data", "cannot be a container"),
+        ("az://data-", "cannot be a container"),
+        ("az://" + "b" * 64, "cannot be a container"),
+        ("az://account.blob.core.windows.net/data", "the storage account is the connection's"),
+        ("az://data/a./b", "ends with a dot"),
+        ("az://data/a\\b", "backslash"),
+        ("az://data/" + "/".join("a" * 255), "255 segments"),
         ("https://data/x", "unknown scheme 'https'"),
         ("lab_2://data", "unknown scheme 'lab_2'"),
         ("s3://", "names no bucket"),
@@ -74,7 +104,18 @@ def test_uris_that_are_refused(uri: str, words: str) -> None:
     assert (caught.value.code, caught.value.field) == (Code.BAD_URI, "destination")
 
 
-@pytest.mark.parametrize(("uri", "profile"), [("s3://data", "nope"), ("r2://data", "minio")])
+@pytest.mark.parametrize(
+    ("uri", "profile"),
+    [
+        ("s3://data", "nope"),
+        ("r2://data", "minio"),
+        ("s3://data", "gcs"),
+        ("s3://data", "azure"),
+        ("gs://data", "azure"),
+        ("gs://data", "aws"),
+        ("az://data", "minio"),
+    ],
+)
 def test_profiles_that_do_not_fit(uri: str, profile: str) -> None:
     """A profile that does not exist, or contradicts the scheme, is named."""
     with pytest.raises(InputError) as caught:
@@ -86,7 +127,7 @@ def test_profiles_that_do_not_fit(uri: str, profile: str) -> None:
 def test_unknown_scheme_is_told_before_any_profile() -> None:
     """The profile may be the credential's: its user has never heard of it."""
     with pytest.raises(InputError) as caught:
-        parse_destination("gs://data", PROFILES, "lab_1")
+        parse_destination("abfs://data", PROFILES, "lab_1")
 
     assert (caught.value.code, caught.value.field) == (Code.BAD_URI, "destination")
 
@@ -102,3 +143,30 @@ def test_a_uri_survives_the_round_trip() -> None:
 def test_keys_lie_below_the_prefix(uri: str, key: str) -> None:
     """A key is the prefix and the path, or the path alone."""
     assert key_below(parse_destination(uri, {}), "x/y") == key
+
+
+@pytest.mark.parametrize(
+    ("dialect", "key", "words"),
+    [
+        ("aws", "a\nb/c./d\\e", ""),
+        ("gcs", "a/b\\c./" + "d/" * 400, ""),
+        ("gcs", "a\rb", "line break"),
+        ("gcs", "a\nb", "line break"),
+        ("gcs", ".well-known/acme-challenge/x", "keeps for itself"),
+        ("gcs", "x/.well-known/acme-challenge/x", ""),
+        ("azure", "a/.b/c..d/ e ", ""),
+        ("azure", "/".join("a" * 254), ""),
+        ("azure", "/".join("a" * 255), "255 segments"),
+        ("azure", "a.", "ends with a dot"),
+        ("azure", "a./b", "ends with a dot"),
+        ("azure", "a./", "ends with a dot"),
+        ("azure", "a\\", "backslash"),
+        ("azure", "a\x01", "control character"),
+        ("azure", "a\x7f", "control character"),
+    ],
+)
+def test_keys_that_a_provider_cannot_store(dialect: str, key: str, words: str) -> None:
+    """Why not is said in words; what can be stored gives none."""
+    why = unstorable(dialect, key)
+
+    assert (words in why, bool(why)) == (True, bool(words))

@@ -371,3 +371,21 @@ def test_roots_may_be_symlinks(top: Path) -> None:
     found = list(walk(alias / "src", [alias], parse_destination("s3://bucket", {})))
 
     assert [x.path for x in found] == ["a"]
+
+
+def test_names_that_azure_does_not_keep_are_refused_one_by_one(top: Path) -> None:
+    """A directory whose name ends with a dot is refused with all that is in it; the others are planned."""
+    make(top, "src/a.txt", "src/b.", "src/c./d.txt", "src/e\\f", "src/line\nfeed")
+
+    def found(uri: str) -> dict[str, Code | None]:
+        rows = walk(top / "src", [top], parse_destination(uri, {}))
+        return {row.path: None if isinstance(row, PlannedFile) else row.error.code for row in rows}
+
+    assert found("az://data/p") == {
+        "a.txt": None,
+        **dict.fromkeys(("b.", "c.", "e\\f", "line\nfeed"), Code.NAME_NOT_A_KEY),
+    }
+    assert found("gs://data/p") == {
+        **dict.fromkeys(("a.txt", "b.", "c./d.txt", "e\\f")),
+        "line\nfeed": Code.NAME_NOT_A_KEY,
+    }
