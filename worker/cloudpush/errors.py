@@ -9,8 +9,10 @@
     ├── VaultError                 the place where secrets are sealed
     ├── DestinationError           what the user's cloud answered
     ├── EngineError                rclone itself, or the machine it runs on
+    ├── AccessError                who asks, and what they may
     ├── StoreError                 Postgres
     ├── BrokerError                Redis / Valkey
+    ├── ServerError                the API gives no answer, or none of ours
     └── StackError, LeaseLost, Cancelled, ConsentRevoked   the end of an execution
 
 Every error is raised with a stable :class:`Code`. The code decides whether a retry can help
@@ -53,6 +55,23 @@ class Code(StrEnum):
     UNKNOWN_PUSH = "UNKNOWN_PUSH"
     NOT_OWNER = "NOT_OWNER"
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
+    # the API
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    FORBIDDEN = "FORBIDDEN"
+    RATE_LIMITED = "RATE_LIMITED"
+    NOT_FOUND = "NOT_FOUND"
+    TOO_MANY_BYTES = "TOO_MANY_BYTES"
+    UNKNOWN_TOKEN = "UNKNOWN_TOKEN"
+    LOGIN_PENDING = "LOGIN_PENDING"
+    LOGIN_EXPIRED = "LOGIN_EXPIRED"
+    SUBMISSION_REFUSED = "SUBMISSION_REFUSED"
+    SERVER_UNREACHABLE = "SERVER_UNREACHABLE"
+    # what is proved
+    UNKNOWN_PREFLIGHT = "UNKNOWN_PREFLIGHT"
+    RECEIPT_PENDING = "RECEIPT_PENDING"
+    RECEIPT_INVALID = "RECEIPT_INVALID"
+    RECORD_UNSOUND = "RECORD_UNSOUND"
+    PACKAGE_INCOMPLETE = "PACKAGE_INCOMPLETE"
     ENDPOINT_FORBIDDEN = "ENDPOINT_FORBIDDEN"
     SETTINGS_INVALID = "SETTINGS_INVALID"
     # the source
@@ -92,6 +111,7 @@ class Code(StrEnum):
     ACCESS_DENIED = "ACCESS_DENIED"
     BAD_SIGNATURE = "BAD_SIGNATURE"
     NO_SUCH_BUCKET = "NO_SUCH_BUCKET"
+    WRONG_REGION = "WRONG_REGION"
     OBJECT_EXISTS = "OBJECT_EXISTS"
     OBJECT_MISSING = "OBJECT_MISSING"
     CONFLICT = "CONFLICT"
@@ -171,6 +191,25 @@ MEANINGS: dict[Code, Meaning] = {
     Code.UNKNOWN_PUSH: _user("List pushes with `cloudpush history`."),
     Code.NOT_OWNER: _user("Use a credential of your own, or submit as its owner."),
     Code.IDEMPOTENCY_CONFLICT: _user("Use a new idempotency key for a different request."),
+    Code.UNAUTHENTICATED: _user("Run `cloudpush login`, or send a token that lives in the header Authorization."),
+    Code.FORBIDDEN: _user("Use a token with the scope, of a principal with the role, that the message names."),
+    Code.RATE_LIMITED: _passes("Wait as long as Retry-After says, and submit in batches.", Actor.USER),
+    Code.NOT_FOUND: _user("Correct the address; GET /v1/openapi.json lists them."),
+    Code.TOO_MANY_BYTES: _user("Send less at once: a batch holds at most 1,000 pushes."),
+    Code.UNKNOWN_TOKEN: _user("List your tokens with `cloudpush token list`."),
+    Code.LOGIN_PENDING: _passes("Confirm the code in a browser; the command goes on by itself.", Actor.USER),
+    Code.LOGIN_EXPIRED: _user("Run `cloudpush login` again; a code lives for ten minutes."),
+    Code.SUBMISSION_REFUSED: _user(
+        "Get a submission token from POST /v1/submission-tokens for exactly this request and send it within its minutes."
+    ),
+    Code.SERVER_UNREACHABLE: _passes(
+        "Check CLOUDPUSH_URL and the network; a submission is safe to repeat.", Actor.USER
+    ),
+    Code.UNKNOWN_PREFLIGHT: _user("Ask for a new one with `cloudpush preflight`."),
+    Code.RECEIPT_PENDING: _passes("Wait: a receipt is signed within seconds after its push has ended."),
+    Code.RECEIPT_INVALID: _user("Do not trust this file: get the receipt again from where it was issued."),
+    Code.RECORD_UNSOUND: _operator("Keep the database as it is and investigate; see docs/audit.md."),
+    Code.PACKAGE_INCOMPLETE: _user("Mend what failed and push again: a manifest of a part of the files would mislead."),
     Code.ENDPOINT_FORBIDDEN: _operator(
         "Ask the operator to list the endpoint in CLOUDPUSH_ALLOWED_ENDPOINTS or in a profile."
     ),
@@ -225,6 +264,7 @@ MEANINGS: dict[Code, Meaning] = {
     ),
     Code.BAD_SIGNATURE: _user("The key or its secret is wrong for this endpoint: add the credential again."),
     Code.NO_SUCH_BUCKET: _user("Create the bucket, or correct its name or region."),
+    Code.WRONG_REGION: _user("Correct the bucket's region in the profile, or in the credential's endpoint."),
     Code.OBJECT_EXISTS: _user("Choose another prefix, or push with --overwrite if-different or always."),
     Code.OBJECT_MISSING: _passes("The upload was accepted but the object is not there.", Actor.PROVIDER),
     Code.CONFLICT: _user("Something else writes to the same key; push to another prefix."),
@@ -265,7 +305,10 @@ class CloudPushError(Exception):
 
     ``message`` says what happened in words fit for a user; ``detail`` keeps the foreign
     system's own words, already redacted; ``field`` names the wrong input where there is one.
+    ``status`` is the API's HTTP status where the API said so.
     """
+
+    status: int | None = None
 
     def __init__(self, code: Code, message: str, *, detail: str = "", field: str = "") -> None:
         super().__init__(message)
@@ -273,6 +316,11 @@ class CloudPushError(Exception):
         self.message = message
         self.detail = detail
         self.field = field
+
+    @property
+    def fix(self) -> str:
+        """What whoever must act can do."""
+        return self.code.fix
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -284,6 +332,10 @@ class InputError(CloudPushError):
 
 class SettingsError(InputError):
     """A setting is wrong: the process does not start."""
+
+
+class AccessError(CloudPushError):
+    """Nobody knows who asks, or they may not. Nothing was changed."""
 
 
 class SourceError(CloudPushError):
@@ -312,6 +364,10 @@ class StoreError(CloudPushError):
 
 class BrokerError(CloudPushError):
     """Redis is away; the truth is in Postgres, so nothing is lost."""
+
+
+class ServerError(CloudPushError):
+    """CloudPush's API gives no answer, or none that is its own."""
 
 
 class StackError(CloudPushError):

@@ -102,6 +102,9 @@ def setup_logs(level: str = "info", form: str = "json") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.raiseExceptions = False  # a full disk must not end the work that is being logged
+    # What no line of ours has need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 -- as the standard library's own documentation says: the stack is not searched
 
 
 def _redact_foreign(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

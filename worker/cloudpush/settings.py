@@ -23,7 +23,7 @@ from cloudpush.errors import Code, SettingsError
 PREFIX = "CLOUDPUSH_"
 ENV_FILE = PREFIX + "ENV_FILE"
 #: Read by the embedded stack and by this module, not settings of the product.
-OUTSIDE = {ENV_FILE, PREFIX + "DATA_DIR"}
+OUTSIDE = {ENV_FILE, *(PREFIX + name for name in ("DATA_DIR", "URL", "TOKEN", "TOKEN_FILE", "LOCAL"))}
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -56,18 +56,20 @@ class Settings(BaseModel):
 
     # Postgres, Redis
     database_url: str = "postgresql:///cloudpush"
-    database_admin_url: str = ""  # owner of the tables; `cloudpush db upgrade` only
+    database_admin_url: str = ""  # owner of the tables; for `db upgrade`, `audit drop` and `audit pseudonymise` only
     redis_url: str = "redis://127.0.0.1:6379/0"
     # Vault or OpenBao
     vault_url: str = "http://127.0.0.1:8200"
     vault_namespace: str = ""
     vault_ca_file: Path | None = None
-    vault_auth_dir: Path = Path("/etc/cloudpush/vault")  # {intake,worker,keeper}-{role-id,secret-id}
+    vault_auth_dir: Path = Path("/etc/cloudpush/vault")  # ROLE-role-id, ROLE-secret-id
     vault_approle_mount: str = "approle"
     vault_kv_mount: str = "cloudpush"
     vault_transit_mount: str = "transit"
     vault_transit_key: str = "cloudpush"
     vault_issuer_key: str = "cloudpush-issuer"  # of Transit, RSA: signs our identity tokens
+    vault_audit_key: str = "cloudpush-audit"  # of Transit, Ed25519: signs checkpoints and receipts
+    vault_submission_key: str = "cloudpush-submission"  # of Transit, Ed25519: signs submission tokens
     # consent and the web pages
     providers_file: Path | None = None
     web_url: str = ""  # where browsers reach the pages: https://HOST[:PORT]; also our issuer
@@ -79,6 +81,24 @@ class Settings(BaseModel):
     web_link_user: str = ""  # whom one-time links sign in; the embedded stack's own user
     web_idle_minutes: Annotated[float, Field(gt=0)] = 60.0
     web_session_hours: Annotated[float, Field(gt=0)] = 12.0
+    web_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    # the API
+    api_oidc_issuer: str = ""  # whose bearer JWTs are taken; empty: none
+    api_oidc_audience: str = ""  # what their `aud` must name
+    api_oidc_owner_claim: str = "email"  # the claim that names the owner
+    api_oidc_roles_claim: str = ""  # the claim that lists roles; empty: roles are granted by `cloudpush role`
+    api_rate: Annotated[float, Field(gt=0)] = 50.0  # requests a second of one principal, in the long run
+    api_burst: Annotated[int, Field(ge=1)] = 500  # and at once
+    api_token_days: Annotated[int, Field(ge=1, le=3650)] = 365  # no token lives longer
+    celery_submit: bool = False  # take pushes from the broker, with a signed submission token
+    # before data moves, and after
+    preflight: Literal["new", "never"] = "new"  # of pushes: try destination × credential pairs that are new
+    preflight_days: Annotated[float, Field(gt=0)] = 30.0  # for so long a pair that passed is known
+    checkpoint_seconds: Annotated[float, Field(gt=0)] = 60.0  # events are sealed at least this often
+    inspect_hours: Annotated[float, Field(gt=0)] = (
+        24.0  # the whole record is verified this often; pages show how it went
+    )
+    keep_months: Annotated[int, Field(ge=0)] = 0  # older ones are listed as due to be archived and dropped; 0: none is
     # what may be read, and where to
     source_roots: tuple[Path, ...] = ()
     allowed_endpoints: tuple[str, ...] = ()  # host or host:port

@@ -15,6 +15,15 @@ path "transit/datakey/plaintext/cloudpush" {
   capabilities = ["update"]
 }
 
+# What an operator's `cloudpush audit verify` compares the record with: the newest checkpoint, and the public key.
+path "cloudpush/data/anchors/+" {
+  capabilities = ["read"]
+}
+
+path "transit/keys/cloudpush-audit" {
+  capabilities = ["read"]
+}
+
 # Its own token, so that the role does not need Vault's `default` policy.
 path "auth/token/lookup-self" {
   capabilities = ["read"]

@@ -1,6 +1,11 @@
-# Role `web`: what stands nearest to browsers. It seals the tokens that a consent gave and can neither read them back nor
-# overwrite a block; it reads the client secrets that a consent is finished with, and our public keys. It cannot sign.
-# The names are the defaults of CLOUDPUSH_VAULT_KV_MOUNT, _TRANSIT_MOUNT, _TRANSIT_KEY and _ISSUER_KEY.
+# Role `web`: what stands nearest to browsers and pipelines. It seals what a consent gave and what the API is handed, and can
+# neither read it back nor overwrite it; it reads the client secrets that a consent is finished with, and our public keys.
+# It signs submission tokens, which let their bearer do what the API would let them do, and nothing else.
+# The names are the defaults of CLOUDPUSH_VAULT_KV_MOUNT, _TRANSIT_MOUNT, _TRANSIT_KEY, _ISSUER_KEY, _AUDIT_KEY, _SUBMISSION_KEY.
+
+path "cloudpush/data/credentials/+" {
+  capabilities = ["create"]
+}
 
 path "cloudpush/data/sheets/+" {
   capabilities = ["create"]
@@ -17,6 +22,24 @@ path "cloudpush/data/clients/+" {
 
 # The public half of the key that identity tokens are signed with.
 path "transit/keys/cloudpush-issuer" {
+  capabilities = ["read"]
+}
+
+# … and of those that receipts, checkpoints and submission tokens are signed with.
+path "transit/keys/cloudpush-audit" {
+  capabilities = ["read"]
+}
+
+path "transit/keys/cloudpush-submission" {
+  capabilities = ["read"]
+}
+
+path "transit/sign/cloudpush-submission" {
+  capabilities = ["update"]
+}
+
+# The newest checkpoint, to compare the record with.
+path "cloudpush/data/anchors/+" {
   capabilities = ["read"]
 }
 

@@ -1,6 +1,6 @@
 # Role `worker`: unseals, and signs identity tokens. It cannot seal, change, list or destroy a credential; of signed URLs
 # and of tokens it seals new ones.
-# The names are the defaults of CLOUDPUSH_VAULT_KV_MOUNT, _TRANSIT_MOUNT, _TRANSIT_KEY and _ISSUER_KEY.
+# The names are the defaults of CLOUDPUSH_VAULT_KV_MOUNT, _TRANSIT_MOUNT, _TRANSIT_KEY, _ISSUER_KEY, _SUBMISSION_KEY.
 
 path "cloudpush/data/credentials/+" {
   capabilities = ["read"]
@@ -35,6 +35,11 @@ path "transit/sign/cloudpush-issuer/sha2-256" {
 }
 
 path "transit/keys/cloudpush-issuer" {
+  capabilities = ["read"]
+}
+
+# Submission tokens in messages are checked with this.
+path "transit/keys/cloudpush-submission" {
   capabilities = ["read"]
 }
 

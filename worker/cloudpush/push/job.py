@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from uuid import UUID
 
 from cloudpush.errors import CloudPushError
-from cloudpush.push.states import FileState, Overwrite, State, Strength
+from cloudpush.push.states import FileState, Overwrite, Package, State, Strength
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,10 @@ class Push:
     endpoint: str = ""  # of its credential; with signed URLs the origin that all of them lead to
     hook_id: UUID | None = None  # a credential of kind resign_hook: whom to ask for fresh URLs
     credential_owner: str = ""  # whose grant it is, where it was shared with the push's owner; empty: the owner's own
+    package: Package | None = None  # what is written beside the data
+    labels: Mapping[str, str] = field(default_factory=dict)
+    unproved: bool = False  # no preflight of its credential has passed for where it goes
+    probe: bool = False  # it stands for a preflight: what its credential gives may delete the probe, too
 
     @property
     def sealed_for(self) -> str:
@@ -111,6 +115,7 @@ class Part:
     bytes: int
     attempt: int = 1
     strikes: int = 0
+    closing: bool = False  # the last part of a push with a package: what is written beside the data
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,3 +258,5 @@ class Request:
     exclude: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     idempotency_key: str = ""
+    package: Package | None = None
+    retry_of: UUID | None = None  # the push that this one tries again

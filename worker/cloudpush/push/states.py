@@ -103,6 +103,13 @@ class Overwrite(StrEnum):
     ALWAYS = "always"  # send everything
 
 
+class Package(StrEnum):
+    """What a push writes beside the data, where it was asked to."""
+
+    BAGIT = "bagit"  # RFC 8493: the data below data/, with bagit.txt and manifest-sha256.txt
+    RO_CRATE = "ro-crate"  # ro-crate-metadata.json at the root of the data
+
+
 class Event(StrEnum):
     """What the audit can say. Appended, never changed."""
 
@@ -116,6 +123,9 @@ class Event(StrEnum):
     PUSH_AWAITING_CONSENT = "push.awaiting_consent"  # every part that is not over waits for a user
     PUSH_RESUMED = "push.resumed"  # the waiting parts are queued again; says why
     PUSH_RESIGNED = "push.resigned"  # somebody handed over fresh URLs: another sealed set
+    PUSH_PREFLIGHT = "push.preflight"  # a probe object was tried at the destination before anything else; how that went
+    PUSH_RECEIPT_ISSUED = "push.receipt_issued"  # its receipt was signed
+    PUSH_NOTIFIED = "push.notified"  # a webhook of its owner's was told the verdict, or could not be
     PUSH_RESIGN_ASKED = "push.resign_asked"  # a worker asked the registered callback for fresh URLs
     PUSH_SUCCEEDED = "push.succeeded"
     PUSH_UNVERIFIED = "push.unverified"
@@ -150,6 +160,16 @@ class Event(StrEnum):
     GRANT_SUPERSEDED = "grant.superseded"  # tokens of earlier generations were destroyed in Vault
     GRANT_REVOKING = "grant.revoking"  # from now on nobody may use it
     GRANT_REVOKED = "grant.revoked"  # carries whether the provider was told
+    PREFLIGHT_ASKED = "preflight.asked"  # somebody wants to know whether a credential reaches a destination
+    PREFLIGHT_ENDED = "preflight.ended"  # carries what was tried and how that went
+    ROLE_GRANTED = "role.granted"
+    ROLE_REVOKED = "role.revoked"
+    TOKEN_CREATED = "token.created"  # an API token: whose, which role and scopes, until when
+    TOKEN_REVOKED = "token.revoked"
+    AUDIT_EXPORTED = "audit.exported"  # somebody took a copy of a table: which, by which filter, how many rows
+    AUDIT_ARCHIVED = "audit.archived"  # a month was written to files, with its checkpoints
+    AUDIT_DROPPED = "audit.dropped"  # … and taken out of the database
+    AUDIT_PSEUDONYMISED = "audit.pseudonymised"  # a person's name was replaced: by what, in which events
     SESSION_STARTED = "session.started"  # somebody signed in to the web pages
     SESSION_ENDED = "session.ended"
     VAULT_KEY_ROTATED = "vault.key_rotated"  # the Transit key has a new version
