@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +27,7 @@ from cloudpush.push.delivery import Delivery
 from cloudpush.push.grants.ports import Minter
 from cloudpush.push.job import FileResult, Lease, Part, PlannedFile, Progress, Push, Refusal, Verdict
 from cloudpush.push.keys import FixedKey, Key, RenewedKey
+from cloudpush.push.packages import payload_of, without_tags
 from cloudpush.push.ports import Clock, Control, Engine, Inspector, Session, Vault
 from cloudpush.push.walk import real_roots, walk
 
@@ -87,6 +89,14 @@ def group_of(part: Part, lease: Lease) -> str:
     return f"{part.push_id.hex}-{part.number}-{lease.token.hex[:8]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Visited:
+    """``push.preflight.Visit``."""
+
+    key: Key
+    session: Session
+
+
 class EngineCourier(ABC):
     """Carries through the transfer engine, and asks the destination what arrived. What opens it is a subclass's."""
 
@@ -98,7 +108,16 @@ class EngineCourier(ABC):
 
     def find(self, push: Push) -> Iterator[PlannedFile | Refusal]:
         """What lies below the push's source."""
-        return walk(push.source, self._roots, push.destination, push.include, push.exclude)
+        payload = payload_of(push.destination, push.package)
+        found = walk(push.source, self._roots, payload, push.include, push.exclude)
+        return found if push.package is None else without_tags(found, push.destination, push.package)
+
+    @contextmanager
+    def visit(self, push: Push, group: str, control: Control) -> Iterator[Visited]:
+        """The push's destination, opened under the name ``group`` as on a trip. Raises as ``Trip.set_out``."""
+        key = self.key(push, control)
+        with self._engine.open(push.destination, key.secret(), group) as session, key.kept_valid(session):
+            yield Visited(key, session)
 
     @contextmanager
     def trip(self, push: Push, part: Part, lease: Lease, control: Control) -> Iterator[Trip]:
@@ -117,7 +136,8 @@ class EngineCourier(ABC):
         return Delivery(
             push=push,
             root=root_of(push),
-            roots=real_roots(self._roots),
+            # What is written beside the data was made by ourselves, in a directory of its own.
+            roots=real_roots((push.source,) if part.closing else self._roots),
             secret=key.secret,
             session=session,
             inspector=self._inspector,

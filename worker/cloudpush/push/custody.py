@@ -346,16 +346,14 @@ class Custody:
         not revoked), StoreError,
         VaultError: then the sweep goes on destroying it.
         """
-        credential = self.show(caller, credential_id)
-        consent = credential.kind in GRANT_KINDS and credential.state is CredentialState.ACTIVE
-        if consent and credential.purge_after is None:  # which its revocation sets
-            raise InputError(
-                Code.BAD_INPUT,
-                f"credential {credential.name!r} is a consent: its provider is to be told, too. "
-                f"Revoke it with `cloudpush grant revoke {credential.id}`; it is purged then.",
-                field="credential",
-            )
+        self._may_purge(self.show(caller, credential_id))
         self._destroy(credential_id, Reason.REQUESTED, caller)
+        return self.show(caller, credential_id)
+
+    def start_purge(self, caller: Caller, credential_id: UUID) -> Credential:
+        """As :meth:`purge`, for whoever may destroy nothing in Vault: the sweep does, within seconds. Repeatable."""
+        self._may_purge(self.show(caller, credential_id))
+        self._store.start_purge(credential_id, Reason.REQUESTED, caller.name)
         return self.show(caller, credential_id)
 
     def purge_due(self, caller: Caller = SWEEPER, *, limit: int = SWEEP_LIMIT) -> int:
@@ -450,6 +448,17 @@ class Custody:
             self._keeper.purge(credential_id)
         since = None if settled else self._clock.now() - SEALING_PATIENCE
         return self._store.end_purge(credential_id, caller.name, since)
+
+    def _may_purge(self, credential: Credential) -> None:
+        """Raise InputError for a consent that was not revoked."""
+        consent = credential.kind in GRANT_KINDS and credential.state is CredentialState.ACTIVE
+        if consent and credential.purge_after is None:  # which its revocation sets
+            raise InputError(
+                Code.BAD_INPUT,
+                f"credential {credential.name!r} is a consent: its provider is to be told, too. "
+                f"Revoke it with `cloudpush grant revoke {credential.id}`; it is purged then.",
+                field="credential",
+            )
 
     def discard(self, caller: Caller, credential_id: UUID, reason: Reason = Reason.UNUSED) -> None:
         """Destroy what its sealer has finished with and no push will use.

@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID
 
-from cloudpush.errors import BrokerError, Code, InputError, SourceError
+from cloudpush.errors import BrokerError, CloudPushError, Code, InputError, SourceError, StoreError
 from cloudpush.logs import get_logger
 from cloudpush.push.admission import CredentialCard, check_card, check_share, demanded, profile_of, warnings_of
 from cloudpush.push.endpoints import check_credential
 from cloudpush.push.guard import check_endpoint
 from cloudpush.push.job import Destination, PlannedFile, Refusal, Request
+from cloudpush.push.packages import payload_of, without_tags
 from cloudpush.push.patterns import compile_patterns
 from cloudpush.push.ports import Announcer, Clock
 from cloudpush.push.states import State, Strength
@@ -74,6 +76,16 @@ class Known:
     profile: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ToStore:
+    """A push that may be stored."""
+
+    request: Request
+    card: CredentialCard
+    destination: Destination
+    digest: bytes
+
+
 class Desk(Protocol):
     """Where requests are stored. Every call is one transaction that appends its events."""
 
@@ -93,6 +105,19 @@ class Desk(Protocol):
 
         Raises InputError IDEMPOTENCY_CONFLICT where that push was another request.
         """
+
+    def retry(self, push_id: UUID, owner: str | None, actor: str) -> Request | State:
+        """The request of a finished push that did not succeed, to be submitted anew.
+
+        Of one that waits for its next attempt its state: the attempt is due now. ``owner`` None: an operator asks. Raises
+        InputError UNKNOWN_PUSH, NOT_OWNER; BAD_INPUT where there is nothing to try again.
+        """
+
+    def known_many(self, keys: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], Known]:
+        """As ``known``, for many owners and keys at once; those that are unknown are left out."""
+
+    def store_many(self, wanted: Sequence[ToStore]) -> Sequence[tuple[UUID, bool] | InputError]:
+        """As ``store``, for many in one transaction, in order: what each of them answers or raises."""
 
     def cancel(self, push_id: UUID, owner: str | None, actor: str) -> State:
         """Ask a push to stop; returns its state now. ``owner`` None: an operator asks. Repeatable.
@@ -134,11 +159,62 @@ class Intake:
         push_id, created = self._desk.store(request, card, destination, _digest(request, card.id))
         return Accepted(push_id, created, announce(self._announcer, push_id), warnings_of(card))
 
+    def submit_many(self, requests: Sequence[Request]) -> list[Accepted | CloudPushError]:
+        """As ``submit``, for many, in order; each stands alone: what one is refused with is in its place.
+
+        Those that are fine are stored in one transaction, and announced in one go. Raises StoreError: none was stored.
+        """
+        outcomes: list[Accepted | CloudPushError | None] = [None] * len(requests)
+        found = self._desk.known_many({(r.owner, r.idempotency_key) for r in requests if r.idempotency_key})
+        checks = _Once(self)
+        wanted: list[tuple[int, ToStore]] = []
+        for number, request in enumerate(requests):
+            try:
+                check_words(request, "credential")
+                known = found.get((request.owner, request.idempotency_key))
+                if known is not None and (push_id := self._repeated(request, known)) is not None:
+                    outcomes[number] = Accepted(push_id, created=False, announced=True)
+                    continue
+                card, destination = checks.check(request)
+                asked = replace(request, min_strength=demanded(request, destination))
+                wanted.append((number, ToStore(asked, card, destination, _digest(asked, card.id))))
+            except StoreError:
+                raise
+            except CloudPushError as e:
+                outcomes[number] = e
+        stored = self._desk.store_many([w for _, w in wanted])
+        ids = [s[0] for s in stored if not isinstance(s, InputError)]
+        # Known ones are announced again, too, as a single submission's would be.
+        ids += [o.push_id for o in outcomes if isinstance(o, Accepted)]
+        announced = announce_many(self._announcer, ids)
+        for (number, w), one in zip(wanted, stored, strict=True):
+            outcomes[number] = (
+                one if isinstance(one, InputError) else Accepted(one[0], one[1], announced, warnings_of(w.card))
+            )
+        return [replace(o, announced=announced) if isinstance(o, Accepted) else o for o in outcomes if o is not None]
+
     def preview(self, request: Request, *, show: int = 10) -> Preview:
         """Walk the source as a push would, and store nothing."""
         card, destination = self._check(request)
-        found = walk(Path(request.source), self._roots, destination, request.include, request.exclude)
+        payload = payload_of(destination, request.package)
+        found: Iterable[PlannedFile | Refusal] = walk(
+            Path(request.source), self._roots, payload, request.include, request.exclude
+        )
+        if request.package is not None:
+            found = without_tags(found, destination, request.package)
         return replace(preview_of(found, destination, show), warnings=warnings_of(card))
+
+    def retry(self, push_id: UUID, owner: str | None, actor: str) -> Accepted | State:
+        """Try a push again: one that ended without success as a new push, which repeats answer with, too.
+
+        One that waits for its next attempt is due now: its state. Raises InputError UNKNOWN_PUSH, NOT_OWNER, and BAD_INPUT
+        where there is nothing to try again; and what ``submit`` raises.
+        """
+        again = self._desk.retry(push_id, owner, actor)
+        if isinstance(again, Request):
+            return self.submit(again)
+        announce(self._announcer, push_id)  # where it is parts that wait, the sweep announces them
+        return again
 
     def cancel(self, push_id: UUID, owner: str | None, actor: str) -> State:
         """Ask a push to stop. Takes effect within seconds, in mid-file too."""
@@ -151,8 +227,9 @@ class Intake:
         """The push that ``request`` is a repetition of; another request under its key is the desk's to refuse."""
         check_words(request, "credential")
         known = self._desk.known(request.owner, request.idempotency_key)
-        if known is None:
-            return None
+        return self._repeated(request, known) if known is not None else None
+
+    def _repeated(self, request: Request, known: Known) -> UUID | None:
         name, owner = known.credential_name, known.credential_owner
         if request.credential not in {str(known.credential_id), name, f"{owner}/{name}"}:
             return None
@@ -164,13 +241,23 @@ class Intake:
 
     def _check(self, request: Request) -> tuple[CredentialCard, Destination]:
         check_words(request, "credential")
-        card = self._desk.credential(request.credential, request.owner)
+        return self.check_with(request, self.card(request.credential, request.owner))
+
+    def card(self, reference: str, owner: str) -> CredentialCard:
+        """The credential that ``reference`` names. Raises InputError."""
+        card = self._desk.credential(reference, owner)
         if card is None:
             raise InputError(
                 Code.UNKNOWN_CREDENTIAL,
-                f"credential {request.credential!r} is not known for owner {request.owner!r}.",
+                f"credential {reference!r} is not known for owner {owner!r}.",
                 field="credential",
             )
+        return card
+
+    def check_with(
+        self, request: Request, card: CredentialCard, resolve: Callable[[Path, tuple[Path, ...]], Path] = resolve_source
+    ) -> tuple[CredentialCard, Destination]:
+        """What can be said of a request once its credential is found. Raises InputError, SourceError, CredentialError."""
         now = self._clock.now()
         check_card(card, request, now)
         destination = self._parse(request.destination, profile_of(card, request))
@@ -178,8 +265,42 @@ class Intake:
         check_share(card, request, destination, now)
         if card.endpoint:
             check_endpoint(card.endpoint, self._allowed)
-        resolve_source(Path(request.source), self._roots)
+        resolve(Path(request.source), self._roots)
         return card, destination
+
+
+class _Once:
+    """The checks of a batch: each credential is looked up, and each source looked at, once."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._card = cache(intake.card)
+        self._resolve = cache(resolve_source)
+        self._failed: dict[tuple[str, str], InputError] = {}
+
+    def check(self, request: Request) -> tuple[CredentialCard, Destination]:
+        """See ``Intake.check_with``."""
+        key = request.credential, request.owner
+        if key in self._failed:
+            raise self._failed[key]
+        try:
+            card = self._card(*key)
+        except InputError as e:
+            self._failed[key] = e
+            raise
+        return self._intake.check_with(request, card, self._resolve)
+
+
+def announce_many(announcer: Announcer, push_ids: Sequence[UUID]) -> bool:
+    """Whether the broker took all of the messages."""
+    if not push_ids:
+        return True
+    try:
+        announcer.push_many(push_ids)
+    except BrokerError as e:
+        log.warning("pushes stored but not announced, the sweep will", pushes=len(push_ids), error=str(e))
+        return False
+    return True
 
 
 def announce(announcer: Announcer, push_id: UUID) -> bool:
@@ -276,5 +397,8 @@ def _digest(request: Request, credential_id: UUID) -> bytes:
         "include": request.include,
         "exclude": request.exclude,
         "labels": dict(sorted(request.labels.items())),
+        # Only where they are asked for, so that what was stored before there were any keeps its digest.
+        **({"package": request.package.value} if request.package is not None else {}),
+        **({"retry_of": str(request.retry_of)} if request.retry_of is not None else {}),
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).digest()

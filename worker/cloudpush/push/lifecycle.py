@@ -11,19 +11,24 @@ committed step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import UUID
 
-from cloudpush.errors import BrokerError, Cancelled, CloudPushError, Code, LeaseLost, SourceError
+from cloudpush.errors import BrokerError, Cancelled, CloudPushError, Code, LeaseLost, SourceError, StoreError
 from cloudpush.logs import get_logger, traceback_of
 from cloudpush.push.couriers import LANES, Courier, Trip
 from cloudpush.push.job import FileResult, Lease, Page, Part, PlannedFile, Push, Verdict
 from cloudpush.push.leases import Hold, LeaseKeeper
+from cloudpush.push.packages import Arrived, closing_page, write_package
 from cloudpush.push.planning import Limits, batches, cut
 from cloudpush.push.ports import Announcer, Clock, Store
+from cloudpush.push.preflight import Preflight
 from cloudpush.push.retry import Policy, age_of
 from cloudpush.push.states import FileState, State
 
@@ -32,6 +37,8 @@ log = get_logger(__name__)
 #: A part of the usual 5,000 files is four batches: two for each lane.
 BATCH_FILES = 1_250
 BATCH_BYTES = 1024**3
+#: Files of a package between two looks whether to go on.
+CHECK_EVERY = 1_000
 
 
 class CloudPush:
@@ -50,7 +57,9 @@ class CloudPush:
         clock: Clock,
         policy: Policy,
         limits: Limits,
+        preflight: Preflight | None = None,
     ) -> None:
+        """``preflight``: what tries out pairs of credential and destination that are new; None: nobody does."""
         self._store = store
         self._announcer = announcer
         self._couriers = couriers
@@ -58,6 +67,7 @@ class CloudPush:
         self._clock = clock
         self._policy = policy
         self._limits = limits
+        self._preflight = preflight
 
     def run(self, push_id: UUID) -> State | None:
         """Execute a queued push; returns its state now, None where it was not ours to execute."""
@@ -84,6 +94,8 @@ class CloudPush:
             return None
         push, part = claimed
         with self._leases.hold(lease, push.id) as hold, _losing_quietly(push):
+            if part.closing:
+                return self._close(push, part, lease, hold)
             return self._execute(push, part, lease, hold, lambda: self._take_up(push, part, lease))
         return None
 
@@ -93,11 +105,13 @@ class CloudPush:
         """Find the files, store the plan; return the only part's page, or None after announcing several."""
         if push.cancelled:
             raise Cancelled
+        if push.unproved:
+            self._try_out(push, lease, hold)
         pages = cut(self._courier(push).find(push), push.id, self._limits)
         head = list(islice(pages, 2))
         if not head:
             raise SourceError(Code.SOURCE_EMPTY, f"{str(push.source)!r} holds no file that the patterns let through.")
-        if len(head) == 1:
+        if len(head) == 1 and push.package is None:
             self._store.finish_plan_with(push, lease, head[0])
             return head[0]
         parts: list[int] = []
@@ -108,18 +122,49 @@ class CloudPush:
             parts.append(page.part.number)
             files += page.part.files
             size += page.part.bytes
-        self._store.finish_plan(push, lease, parts=len(parts), files=files, bytes_=size)
+        if push.package is not None:
+            closing = closing_page(push, len(parts) + 1, page.part.last + 1)
+            self._store.record_page(push, lease, closing)
+            files += closing.part.files
+        total = len(parts) + (push.package is not None)
+        self._store.finish_plan(push, lease, parts=total, files=files, bytes_=size)
         try:
             self._announcer.parts(push.id, parts)
         except BrokerError as e:
             log.warning("parts not announced, the sweep will", push=str(push.id), error=str(e))
         return None
 
+    def _try_out(self, push: Push, lease: Lease, hold: Hold) -> None:
+        """A credential that is new to the destination is tried out before anything is sent. Raises why it will not do."""
+        if self._preflight is None or not self._preflight.knows(push.credential_kind):
+            return
+        self._store.begin_preflight(push, lease)
+        report = self._preflight.run(push, hold)
+        self._store.record_preflight(push, lease, report)
+        if report.error is not None:
+            raise report.error
+
+    def _close(self, push: Push, part: Part, lease: Lease, hold: Hold) -> State:
+        """Execute the closing part: make what is written beside the data, and deliver it like any other files."""
+        with TemporaryDirectory(prefix="cloudpush-package-") as name:
+            directory = Path(name)
+
+            def files() -> Sequence[PlannedFile]:
+                if part.strikes >= self._policy.strikes:
+                    raise _worker_lost()
+                if push.cancelled:
+                    raise Cancelled
+                made = write_package(push, part.first, directory, lambda: _checked(self._store.arrived(part), hold))
+                self._store.add_files(part, lease, made)
+                return self._take_up(push, part, lease)
+
+            return self._execute(replace(push, source=directory), part, lease, hold, files)
+
     def _take_up(self, push: Push, part: Part, lease: Lease) -> Sequence[PlannedFile]:
         """The files of an announced part that have no verdict yet."""
         if part.strikes >= self._policy.strikes:
             # A part that takes its worker with it each time is ended by the next one, unexecuted.
-            raise CloudPushError(Code.WORKER_LOST, "Its worker vanished and it ran out of attempts.")
+            raise _worker_lost()
         files = self._store.open_files(part)
         if files:  # a part of refusals alone needs no secret, and waits for none
             self._store.record_credential_use(push, part, lease)
@@ -141,7 +186,18 @@ class CloudPush:
             state = self._store.end_part(push, part, lease, verdict, results)
             if state.final:
                 self._announcer.ended(push.id, state)
+            elif push.package is not None and not part.closing:
+                self._announce_closing(push)
         return state
+
+    def _announce_closing(self, push: Push) -> None:
+        """Where that was the last of the data, the closing part is due."""
+        try:
+            due = self._store.closing_due(push.id)
+            if due is not None:
+                self._announcer.parts(push.id, [due])
+        except (BrokerError, StoreError) as e:
+            log.warning("closing part not announced, the sweep will", push=str(push.id), error=str(e))
 
     def _deliver(
         self,
@@ -216,6 +272,18 @@ class CloudPush:
         if verdict.state.final:
             self._announcer.ended(push.id, verdict.state)
         return verdict.state
+
+
+def _worker_lost() -> CloudPushError:
+    return CloudPushError(Code.WORKER_LOST, "Its worker vanished and it ran out of attempts.")
+
+
+def _checked(found: Iterable[Arrived], hold: Hold) -> Iterator[Arrived]:
+    """``found``, with a look every now and then whether to go on."""
+    for n, f in enumerate(found):
+        if n % CHECK_EVERY == 0:
+            hold.check()
+        yield f
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from cloudpush.errors import CloudPushError
@@ -30,6 +30,10 @@ from cloudpush.push.job import (
     Verdict,
 )
 from cloudpush.push.states import State, Strength, Wish
+
+if TYPE_CHECKING:
+    from cloudpush.push.packages import Arrived
+    from cloudpush.push.preflight import Report
 
 
 class Control(Protocol):
@@ -73,6 +77,12 @@ class Session(Protocol):
 
         For what an engine that was killed left behind; one that is stopped tidies up itself. Raises
         CloudPushError where the credential may not list or abort uploads, Cancelled, LeaseLost.
+        """
+
+    def remove(self, keys: Sequence[str], control: Control) -> Mapping[str, CloudPushError]:
+        """Delete the objects ``keys``: the failures by key. Repeatable: one that is not there is deleted.
+
+        For probes of our own only. Raises as ``send`` does where nothing can be deleted by any credential of this sort.
         """
 
     def renew(self, secret: Secret) -> None:
@@ -131,10 +141,25 @@ class Store(Protocol):
     """Postgres: the truth. Every call is one transaction that appends its events."""
 
     def claim_push(self, push_id: UUID, lease: Lease) -> Push | None:
-        """Take a queued push, or one whose lease ran out; None where someone else has it or it is over."""
+        """Take a queued push, or one whose lease ran out; None where someone else has it or it is over.
+
+        It is ``unproved`` unless a preflight of its credential passed lately for where it goes, or above.
+        """
+
+    def begin_preflight(self, push: Push, lease: Lease) -> None:
+        """Append that this worker unseals the push's credential for a preflight.
+
+        Raises as ``record_credential_use`` does.
+        """
+
+    def record_preflight(self, push: Push, lease: Lease, report: Report) -> None:
+        """Store what a preflight of the push found; one that passed makes the pair known. Raises LeaseLost."""
 
     def record_page(self, push: Push, lease: Lease, page: Page) -> None:
-        """Store one part, queued, and its files while planning goes on. Raises LeaseLost."""
+        """Store one part, queued, and its files while planning goes on. Raises LeaseLost.
+
+        A closing part is due only once every other part is over.
+        """
 
     def finish_plan(self, push: Push, lease: Lease, *, parts: int, files: int, bytes_: int) -> None:
         """The walk is complete and the push's own lease is given back. Raises LeaseLost."""
@@ -148,6 +173,15 @@ class Store(Protocol):
 
     def claim_part(self, push_id: UUID, number: int, lease: Lease) -> tuple[Push, Part] | None:
         """Take a queued part, or one whose lease ran out; None where someone else has it or it is over."""
+
+    def arrived(self, part: Part) -> Iterable[Arrived]:
+        """What became of the files before a closing part, in order, in constant memory."""
+
+    def add_files(self, part: Part, lease: Lease, files: Sequence[PlannedFile]) -> None:
+        """The closing part's files were made. Repeatable: what has a row keeps it. Raises LeaseLost."""
+
+    def closing_due(self, push_id: UUID) -> int | None:
+        """The number of the push's closing part, where that is queued and due."""
 
     def open_files(self, part: Part) -> Sequence[PlannedFile]:
         """The part's files that have no verdict yet, in order. Bounded by the part's size."""
@@ -196,6 +230,9 @@ class Announcer(Protocol):
 
     def push(self, push_id: UUID) -> None:
         """Announce a push. Raises BrokerError; the sweep announces again."""
+
+    def push_many(self, push_ids: Sequence[UUID]) -> None:
+        """Announce many pushes in one go. Raises BrokerError; the sweep announces again."""
 
     def parts(self, push_id: UUID, numbers: Sequence[int]) -> None:
         """Announce parts. Raises BrokerError; the sweep announces again."""

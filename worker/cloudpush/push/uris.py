@@ -63,6 +63,13 @@ _BLOB_SEGMENTS = 254
 _ACME = ".well-known/acme-challenge/"
 
 
+def schemes_of(profile: str) -> list[str]:
+    """Schemes that lead to ``profile`` where no other is named."""
+    if profile == "aws":
+        return [_PROTOCOL]
+    return [_SPELT.get(profile, profile)]
+
+
 def parse_destination(uri: str, profiles: Mapping[str, Profile], profile_name: str = "") -> Destination:
     """``uri`` as a Destination. ``profiles``: the operator's, which come before the built-in ones of that name.
 

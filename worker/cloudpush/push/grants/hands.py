@@ -1,4 +1,4 @@
-"""Chores about grants are done beside the parts, not between them.
+"""Chores are done beside the parts, not between them: about grants, preflights, and webhooks that are owed a verdict.
 
 Parts may keep every slot of every worker busy for hours; a revocation must not wait for that. So each worker looks for
 chores by itself, once a beat, and has a few hands for them. No message is needed, and none can be lost.
@@ -9,40 +9,43 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
-from uuid import UUID
+from typing import Any, Protocol, TypeVar
 
 from cloudpush.errors import CloudPushError
 from cloudpush.logs import get_logger, traceback_of
 
 log = get_logger(__name__)
 
-#: Grants that one worker attends to at once: a provider that does not answer keeps one hand busy, not all.
+#: Of one sort, that one worker attends to at once: a provider that does not answer keeps one hand busy, not all.
 HANDS = 4
 #: A chore that somebody took up so many seconds ago and that is still due: its worker was killed.
 TAKEN_SECONDS = 120.0
 
+T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+T = TypeVar("T")
 
-class ChoreStore(Protocol):
+
+class ChoreStore(Protocol[T_co]):
     """The hands' side of the store."""
 
-    def chores(self, limit: int, taken_before: float) -> Sequence[UUID]:
-        """Grants with chores that are due and that nobody took up in so many seconds; they are taken up now."""
+    def chores(self, limit: int, taken_before: float) -> Sequence[T_co]:
+        """What has chores, a grant for one, that are due and that nobody took up in so many seconds; they are taken up now."""
 
 
-class Attending(Protocol):
+class Attending(Protocol[T_contra]):
     """Does chores."""
 
-    def attend(self, grant_id: UUID) -> int:
-        """Do what is due for a grant; how many chores. Raises StoreError."""
+    def attend(self, what: T_contra, /) -> int:
+        """Do what is due for it; how many chores. Raises StoreError."""
 
 
 class Hands:
     """Looks for chores every ``every`` seconds and does them. ``start`` once, ``stop`` at the end."""
 
-    def __init__(self, *, store: ChoreStore, keeping: Attending, every: float) -> None:
-        self._store = store
-        self._keeping = keeping
+    def __init__(self, *, store: ChoreStore[T], keeping: Attending[T], every: float) -> None:
+        self._store: ChoreStore[Any] = store
+        self._keeping: Attending[Any] = keeping
         self._every = every
         self._stop = threading.Event()
         self._busy: set[Future[None]] = set()
@@ -59,11 +62,11 @@ class Hands:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def look(self) -> int:
-        """Take up what free hands can do; how many grants. Raises StoreError."""
+        """Take up what free hands can do; how many things. Raises StoreError."""
         self._busy = {f for f in self._busy if not f.done()}
         free = HANDS - len(self._busy)
         found = self._store.chores(free, TAKEN_SECONDS) if free else ()
-        self._busy |= {self._pool.submit(self._attend, grant_id) for grant_id in found}
+        self._busy |= {self._pool.submit(self._attend, what) for what in found}
         return len(found)
 
     def _run(self) -> None:
@@ -75,8 +78,10 @@ class Hands:
             except Exception as e:  # noqa: BLE001 -- without this thread nothing is ever revoked
                 log.error("looking for chores failed", traceback=traceback_of(e))  # noqa: TRY400 -- it would show local variables
 
-    def _attend(self, grant_id: UUID) -> None:
+    def _attend(self, what: object) -> None:
         try:
-            log.info("grant attended to", grant=str(grant_id), chores=self._keeping.attend(grant_id))
+            log.info("chores attended to", of=str(what), chores=self._keeping.attend(what))
         except CloudPushError as e:
-            log.warning("grant not attended to", grant=str(grant_id), code=e.code, error=e.message)
+            log.warning("chores not attended to", of=str(what), code=e.code, error=e.message)
+        except Exception as e:  # noqa: BLE001 -- nobody asks this hand what it met
+            log.error("defect", of=str(what), traceback=traceback_of(e))  # noqa: TRY400 -- it would show local variables

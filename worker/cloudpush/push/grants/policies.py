@@ -22,6 +22,8 @@ OBJECT_ACTIONS = ("s3:PutObject", "s3:GetObject", "s3:AbortMultipartUpload", "s3
 #: Names of unfinished uploads, to forget those that a killed worker left: S3 cannot narrow it to a prefix.
 UPLOADS_ACTION = "s3:ListBucketMultipartUploads"
 LIST_ACTION = "s3:ListBucket"
+#: Of a preflight, for its probes alone.
+DELETE_ACTION = "s3:DeleteObject"
 #: For buckets that S3 encrypts with a key of the account's, through S3 only.
 KEY_ACTIONS = ("kms:GenerateDataKey", "kms:Decrypt")
 #: May do nothing: for finding out whether a role can be assumed at all.
@@ -59,10 +61,11 @@ def literal(text: str, *, variables: bool) -> str:
 
 
 def below(
-    bucket: str, prefix: str, *, partition: str = "aws", variables: bool = True, listing: bool
+    bucket: str, prefix: str, *, partition: str = "aws", variables: bool = True, listing: bool, probe: str = ""
 ) -> list[Statement]:
     """What pushing to ``bucket`` below ``prefix`` needs, and no more. ``listing``: look there before sending.
 
+    ``probe``: a pattern of names right below it that may be deleted.
     ``prefix`` without leading or trailing slash, may be empty. Raises InputError.
     """
     if not _BUCKET.fullmatch(bucket):
@@ -77,6 +80,9 @@ def below(
         {"Effect": "Allow", "Action": list(OBJECT_ACTIONS), "Resource": f"{arn}/{pattern}"},
         {"Effect": "Allow", "Action": UPLOADS_ACTION, "Resource": arn},
     ]
+    if probe:
+        where = f"{arn}/{pattern[:-1]}{probe}"
+        found.append({"Effect": "Allow", "Action": DELETE_ACTION, "Resource": where})
     if listing:
         may: dict[str, Any] = {"Effect": "Allow", "Action": LIST_ACTION, "Resource": arn}
         found.append(may | {"Condition": {"StringLike": {"s3:prefix": pattern}}} if prefix else may)

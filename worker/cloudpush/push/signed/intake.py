@@ -184,6 +184,12 @@ class SignedIntake:
                 raise InputError(
                     Code.BAD_INPUT, f"{field} goes not with signed URLs, which say it themselves.", field=field
                 )
+        if request.package is not None:
+            raise InputError(
+                Code.BAD_INPUT,
+                "package goes not with signed URLs, which lead to the data's own objects and nowhere else.",
+                field="package",
+            )
         if request.min_strength is Strength.REREAD:
             raise InputError(
                 Code.BAD_INPUT,
