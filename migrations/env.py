@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import context
 
-from cloudpush.audit.tables import metadata
+from cloudpush.audit.schema import metadata
 
 #: A migration never makes the application wait for long: it gives up and is run again.
 LOCK_TIMEOUT = "10s"

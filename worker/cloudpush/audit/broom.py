@@ -7,7 +7,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from cloudpush.audit.database import append_events, transaction, translated
+from cloudpush.audit.database import append_events, transaction
+from cloudpush.audit.leader import SWEEPER, Leader
 from cloudpush.audit.renewals import resume
 from cloudpush.audit.rows import EventRow
 from cloudpush.audit.statements import IMPATIENT
@@ -15,8 +16,6 @@ from cloudpush.errors import Code
 from cloudpush.push.states import Event, State
 from cloudpush.push.sweep import Due
 
-#: The advisory lock of the one sweeper that works.
-LEADER = 0x636C6F7573776570  # "clouswep"
 ACTOR = "sweeper"
 MESSAGE = "Its worker vanished and it ran out of attempts."
 CANCELLED = "The push was cancelled."
@@ -27,35 +26,15 @@ class Broom:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._leading: sa.Connection | None = None
+        self._leader = Leader(engine, SWEEPER)
 
     def lead(self) -> bool:
-        """Hold a session's lock for as long as the connection lives; a dead leader's lock is free at once."""
-        if self._leading is not None:
-            try:
-                with translated():
-                    self._leading.execute(sa.text("SELECT 1"))
-                    self._leading.rollback()
-            except Exception:
-                self.close()
-                raise
-            return True
-        with translated():
-            connection = self._engine.connect()
-            held = connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": LEADER}).scalar_one()
-            connection.rollback()
-        if held:
-            self._leading = connection
-        else:
-            connection.close()
-        return bool(held)
+        """Whether this sweeper is the one."""
+        return self._leader.lead()
 
     def close(self) -> None:
-        """Give the lock back."""
-        if self._leading is not None:
-            self._leading.invalidate()
-            self._leading.close()
-            self._leading = None
+        """Give that up."""
+        self._leader.close()
 
     def release_expired(self, max_strikes: int) -> Sequence[tuple[UUID, State]]:
         """Queue again what a vanished worker held. What vanished too often ends as WORKER_LOST."""

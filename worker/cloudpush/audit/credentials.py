@@ -31,7 +31,7 @@ from cloudpush.push.custody import (
     Reason,
     Use,
 )
-from cloudpush.push.grants.model import GRANT_KINDS
+from cloudpush.push.grants.model import GRANT_KINDS, NOTIFY_HOOK
 from cloudpush.push.signed.model import SIGNED_URLS, SheetCard
 from cloudpush.push.states import Event
 
@@ -39,6 +39,8 @@ from cloudpush.push.states import Event
 VAULT_STREAM = UUID("6b1c7a52-3f0e-5d5c-9a43-0c7c2f0e7a11")
 #: The index that a second live credential of a name offends.
 NAME_TAKEN = "uq_credential_owner_name_live"
+#: Live webhooks of one owner: more would make many requests to somebody of each push.
+MOST_HOOKS = 20
 
 
 class Credentials:
@@ -52,6 +54,8 @@ class Credentials:
         data = sealing_told(credential)
         try:
             with transaction(self._engine) as c:
+                if credential.kind == NOTIFY_HOOK:
+                    _check_hooks(c, credential.owner)
                 c.execute(t.insert(), credential_row(credential))
                 append_event(c, credential.id, Event.CREDENTIAL_SEALING, actor, data, credential_id=credential.id)
         except IntegrityError as e:
@@ -88,6 +92,20 @@ class Credentials:
             query = query.where(t.c.owner == owner)
         if not purged:
             query = query.where(t.c.state != CredentialState.PURGED)
+        with transaction(self._engine) as c:
+            return [_credential(row) for row in c.execute(query).mappings()]
+
+    def page(
+        self, owner: str | None, *, purged: bool, limit: int, before: tuple[datetime, UUID] | None = None
+    ) -> Sequence[Credential]:
+        """As ``find``; ``before``: when the last one of the page before was made, and its id."""
+        query = _WITH_USE.order_by(t.c.created_at.desc(), t.c.id.desc()).limit(limit)
+        if owner is not None:
+            query = query.where(t.c.owner == owner)
+        if not purged:
+            query = query.where(t.c.state != CredentialState.PURGED)
+        if before is not None:
+            query = query.where(sa.tuple_(t.c.created_at, t.c.id) < sa.tuple_(*map(sa.literal, before)))
         with transaction(self._engine) as c:
             return [_credential(row) for row in c.execute(query).mappings()]
 
@@ -317,6 +335,15 @@ def sealing_told(credential: Credential) -> dict[str, Any]:
         "expires_at": _iso(credential.expires_at),
         "purge_after": _iso(credential.purge_after),
     }
+
+
+def _check_hooks(c: sa.Connection, owner: str) -> None:
+    """Raises InputError where ``owner`` has as many webhooks as one may: each verdict is told to each of them."""
+    live = sa.select(sa.func.count()).where(
+        t.c.owner == owner, t.c.kind == NOTIFY_HOOK, t.c.state.in_([CredentialState.SEALING, CredentialState.ACTIVE])
+    )
+    if c.execute(live).scalar_one() >= MOST_HOOKS:
+        raise InputError(Code.BAD_INPUT, f"{owner!r} has {MOST_HOOKS} webhooks: purge one of them first.", field="kind")
 
 
 def name_taken(credential: Credential) -> InputError:

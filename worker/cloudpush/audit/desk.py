@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -18,11 +18,11 @@ from cloudpush.audit.tables import credential, file, oauth_grant, push, renewal,
 from cloudpush.errors import Code, InputError
 from cloudpush.push.admission import CredentialCard, demanded
 from cloudpush.push.grants.model import GRANT_KINDS, Share
-from cloudpush.push.intake import Known
+from cloudpush.push.intake import Known, ToStore
 from cloudpush.push.job import Destination, Request
 from cloudpush.push.signed.desk import SignedCard
 from cloudpush.push.signed.model import SIGNED_URLS
-from cloudpush.push.states import Event, FileState, State
+from cloudpush.push.states import Event, FileState, Overwrite, Package, State, Strength
 
 CANCELLED = "The push was cancelled before it began."
 
@@ -37,16 +37,14 @@ class Desk:
         self._engine = engine
 
     def credential(self, reference: str, owner: str) -> CredentialCard | None:
-        by_id, columns = _as_uuid(reference), credential.c
-        live = columns.state.in_(("sealing", "active"))
-        own = columns.id == by_id if by_id else (columns.owner == owner) & (columns.name == reference) & live
+        by_id = _as_uuid(reference)
         with statement(self._engine) as c:
-            row = c.execute(A_CARD.where(own)).one_or_none()
+            if by_id is not None:
+                row = c.execute(CARD_BY_ID, {"id": by_id}).one_or_none()
+            else:
+                row = c.execute(CARD_BY_NAME, {"owner": owner, "name": reference}).one_or_none()
             if row is None and by_id is None and "/" in reference:
-                # Found by what is shared with them, which is little: names of others have no index.
-                theirs = sa.select(share.c.credential_id).where(share.c.principal == owner)
-                named = columns.id.in_(theirs) & (columns.owner + "/" + columns.name == reference)
-                row = _only(reference, c.execute(A_CARD.where(named, live).limit(2)).all())
+                row = _only(reference, c.execute(CARDS_SHARED, {"principal": owner, "name": reference}).all())
             if row is None:
                 return None
             shares = _shares(c, row.id, owner) if row.kind in GRANT_KINDS and row.owner != owner else ()
@@ -81,6 +79,48 @@ class Desk:
             if c.execute(INSERT, {**row, "id": push_id, "told": event_text(told)}).one_or_none() is not None:
                 return push_id, True
             return _known(c, request, row["request_sha256"]), False
+
+    def store_many(self, wanted: Sequence[ToStore]) -> Sequence[tuple[UUID, bool] | InputError]:
+        if not wanted:
+            return []
+        rows: list[dict[str, Any]] = [
+            {
+                **_row(w.request, w.card, w.destination, w.digest),
+                "id": str(UUID(int=uuid7().int)),
+                "credential_id": str(w.card.id),
+                "retry_of": None,
+                "request_sha256": w.digest.hex(),
+                "labels": dict(w.request.labels),
+                "told": event_text(_told(w.request, w.card, w.destination)),
+            }
+            for w in wanted
+        ]
+        text = json.dumps(rows, ensure_ascii=False)
+        with statement(self._engine) as c:
+            created = {row[0] for row in c.execute(INSERT_MANY, {"rows": text})}
+        others = {
+            (w.request.owner, w.request.idempotency_key)
+            for w, row in zip(wanted, rows, strict=True)
+            if UUID(row["id"]) not in created
+        }
+        known = self.known_many(others)
+        return [self._stored(w, UUID(row["id"]), created, known) for w, row in zip(wanted, rows, strict=True)]
+
+    def _stored(
+        self, w: ToStore, push_id: UUID, created: Collection[UUID], known: Mapping[tuple[str, str], Known]
+    ) -> tuple[UUID, bool] | InputError:
+        if push_id in created:
+            return push_id, True
+        found = known[w.request.owner, w.request.idempotency_key]
+        return (found.push_id, False) if found.digest == w.digest else _conflict(w.request, found.push_id)
+
+    def known_many(self, keys: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], Known]:
+        if not keys:
+            return {}
+        owners, names = zip(*keys, strict=True)
+        with statement(self._engine) as c:
+            rows = c.execute(KNOWN_MANY, {"owners": list(owners), "keys": list(names)}).all()
+        return {(row[0], row[1]): Known(row[2], bytes(row[3]), *row[4:]) for row in rows}
 
     def known(self, owner: str, idempotency_key: str) -> Known | None:
         named = (credential.c.id, credential.c.name, credential.c.owner)
@@ -152,6 +192,24 @@ class Desk:
                 append_events(c, push_id, actor, events)
         return resumed or state
 
+    def retry(self, push_id: UUID, owner: str | None, actor: str) -> Request | State:
+        with transaction(self._engine) as c:
+            row = c.execute(sa.select(push).where(push.c.id == push_id).with_for_update()).one_or_none()
+            if row is None:
+                raise _unknown(push_id)
+            _permit(push_id, row.owner, owner)
+            state = State(row.state)
+            if state.final and state is not State.SUCCEEDED and row.credential_kind != SIGNED_URLS:
+                return _again(row, actor)
+            # Parts are held by whoever executes them before the push is: without a wait, or a retry and an end could meet.
+            waiting = (
+                not state.final and row.cancel_requested_at is None and c.execute(HASTEN, {"id": push_id}).scalar_one()
+            )
+            if not waiting:
+                _refuse_retry(push_id, state, row)
+            append_events(c, push_id, actor, [(Event.PUSH_RESUMED, None, {"why": "retried"})])
+        return state
+
     def cancel(self, push_id: UUID, owner: str | None, actor: str) -> State:
         with transaction(self._engine) as c:
             row = c.execute(
@@ -181,6 +239,42 @@ class Desk:
         return state
 
 
+def _again(row: sa.Row[Any], actor: str) -> Request:
+    """The request of the push ``row`` anew."""
+    return Request(
+        owner=row.owner,
+        actor=actor,
+        source=row.source,
+        destination=row.uri,
+        credential=str(row.credential_id),
+        profile=row.profile,
+        min_strength=Strength.of(row.min_strength),
+        overwrite=Overwrite(row.overwrite),
+        include=tuple(row.include),
+        exclude=tuple(row.exclude),
+        labels=dict(row.labels),
+        idempotency_key=f"retry:{row.id}",
+        package=Package(row.package) if row.package else None,
+        retry_of=row.id,
+    )
+
+
+def _refuse_retry(push_id: UUID, state: State, row: sa.Row[Any]) -> None:
+    """Raise InputError where a push in this state cannot be tried again."""
+    if row.credential_kind == SIGNED_URLS and state.final:
+        raise InputError(
+            Code.BAD_INPUT,
+            f"push {push_id} had signed URLs, which are destroyed: submit it with fresh ones.",
+            field="push",
+        )
+    words = {
+        State.SUCCEEDED: "has succeeded: there is nothing to try again",
+        State.AWAITING_CONSENT: "waits for somebody, see `cloudpush needs`: it goes on by itself then",
+    }
+    why = words.get(state, "is under way: it needs no retry")
+    raise InputError(Code.BAD_INPUT, f"push {push_id} {why}.", field="push")
+
+
 def _row(request: Request, card: CredentialCard, destination: Destination, digest: bytes) -> dict[str, object]:
     return {
         "owner": request.owner,
@@ -201,6 +295,8 @@ def _row(request: Request, card: CredentialCard, destination: Destination, diges
         "labels": json.dumps(dict(request.labels)),
         "hook_id": None,
         "manifest_sha256": None,
+        "package": request.package.value if request.package is not None else "",
+        "retry_of": request.retry_of,
     }
 
 
@@ -219,6 +315,8 @@ def _told(request: Request, card: CredentialCard, destination: Destination) -> d
         "include": request.include,
         "exclude": request.exclude,
         "labels": request.labels,
+        **({"package": request.package} if request.package is not None else {}),
+        **({"retry_of": request.retry_of} if request.retry_of is not None else {}),
     }
 
 
@@ -283,13 +381,17 @@ def _known(c: sa.Connection, request: Request, digest: object) -> UUID:
         )
     ).one()
     if bytes(row.request_sha256) != digest:
-        raise InputError(
-            Code.IDEMPOTENCY_CONFLICT,
-            f"idempotency key {request.idempotency_key!r} already stands for another request, push {row.id}.",
-            field="idempotency_key",
-        )
+        raise _conflict(request, row.id)
     push_id: UUID = row.id
     return push_id
+
+
+def _conflict(request: Request, push_id: UUID) -> InputError:
+    return InputError(
+        Code.IDEMPOTENCY_CONFLICT,
+        f"idempotency key {request.idempotency_key!r} already stands for another request, push {push_id}.",
+        field="idempotency_key",
+    )
 
 
 def _as_uuid(text: str) -> UUID | None:
@@ -304,18 +406,74 @@ A_CARD = sa.select(
     *(credential.c.profile, credential.c.endpoint, credential.c.name, sa.func.coalesce(oauth_grant.c.state, "")),
 ).join_from(credential, oauth_grant, oauth_grant.c.credential_id == credential.c.id, isouter=True)
 
+# Each written out once: making a statement anew takes as long as executing it.
+LIVE = sa.literal_column("credential.state").in_((sa.literal_column("'sealing'"), sa.literal_column("'active'")))
+CARD_BY_ID = A_CARD.where(credential.c.id == sa.bindparam("id"))
+CARD_BY_NAME = A_CARD.where(
+    credential.c.owner == sa.bindparam("owner"), credential.c.name == sa.bindparam("name"), LIVE
+)
+# Found by what is shared with them, which is little: names of others have no index.
+CARDS_SHARED = A_CARD.where(
+    credential.c.id.in_(sa.select(share.c.credential_id).where(share.c.principal == sa.bindparam("principal"))),
+    credential.c.owner + "/" + credential.c.name == sa.bindparam("name"),
+    LIVE,
+).limit(2)
+
 # The row and its first event in one statement, which is its own transaction.
 INSERT = sa.text("""
     WITH stored AS (
     INSERT INTO push (id, owner, actor, idempotency_key, request_sha256, source, uri, bucket, prefix, profile,
         credential_id, credential_kind, min_strength, overwrite, include, exclude, labels, hook_id, manifest_sha256,
-        state, announced_at)
+        package, retry_of, state, announced_at)
     VALUES (:id, :owner, :actor, :idempotency_key, :request_sha256, :source, :uri, :bucket, :prefix, :profile,
         :credential_id, :credential_kind, :min_strength, :overwrite, :include, :exclude, CAST(:labels AS jsonb),
-        :hook_id, :manifest_sha256, 'queued', clock_timestamp())
+        :hook_id, :manifest_sha256, :package, :retry_of, 'queued', clock_timestamp())
     ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, actor)
     SELECT cloudpush_append(id, actor, ARRAY['push.queued'], ARRAY[NULL::uuid], ARRAY[CAST(:told AS text)]) FROM stored
+""")
+
+# What waits for its next attempt is due now; how much that is. A closing part (attempt 0) waits for the others.
+HASTEN = sa.text("""
+    WITH hastened AS (
+        UPDATE push SET next_attempt_at = clock_timestamp(), announced_at = NULL
+        WHERE id = :id AND state = 'queued' AND next_attempt_at > clock_timestamp() RETURNING id
+    ), waiting AS (
+        SELECT number FROM part
+        WHERE push_id = :id AND state = 'queued' AND attempt > 0 AND next_attempt_at > clock_timestamp()
+        FOR UPDATE SKIP LOCKED
+    ), parts AS (
+        UPDATE part SET next_attempt_at = clock_timestamp(), announced_at = NULL
+        FROM waiting WHERE part.push_id = :id AND part.number = waiting.number RETURNING part.number
+    )
+    SELECT (SELECT count(*) FROM hastened) + (SELECT count(*) FROM parts)
+""")
+
+# Many at once, from one JSON text. In the order of their keys, so that two batches with the same keys wait and do not lock up.
+INSERT_MANY = sa.text("""
+    WITH given AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, owner text, actor text, idempotency_key text,
+            request_sha256 text, source text, uri text, bucket text, prefix text, profile text, credential_id uuid,
+            credential_kind text, min_strength text, overwrite text, include text[], exclude text[], labels jsonb,
+            package text, told text)
+    ), stored AS (
+    INSERT INTO push (id, owner, actor, idempotency_key, request_sha256, source, uri, bucket, prefix, profile,
+        credential_id, credential_kind, min_strength, overwrite, include, exclude, labels, package, state, announced_at)
+    SELECT id, owner, actor, idempotency_key, decode(request_sha256, 'hex'), source, uri, bucket, prefix, profile,
+        credential_id, credential_kind, min_strength, overwrite, include, exclude, labels, package, 'queued',
+        clock_timestamp()
+    FROM given ORDER BY owner, idempotency_key, id
+    ON CONFLICT (owner, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING id)
+    SELECT g.id, cloudpush_append(g.id, g.actor, ARRAY['push.queued'], ARRAY[NULL::uuid], ARRAY[g.told])
+    FROM stored s JOIN given g ON g.id = s.id
+""")
+
+KNOWN_MANY = sa.text("""
+    SELECT p.owner, p.idempotency_key, p.id, p.request_sha256, c.id, c.name, c.owner, p.profile
+    FROM unnest(CAST(:owners AS text[]), CAST(:keys AS text[])) AS k(owner, key)
+        JOIN push p ON p.owner = k.owner AND p.idempotency_key = k.key
+        JOIN credential c ON c.id = p.credential_id
 """)
 
 REQUEST_CANCEL = sa.text("UPDATE push SET cancel_requested_at = clock_timestamp() WHERE id = :id")

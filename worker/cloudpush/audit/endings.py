@@ -6,7 +6,7 @@ nothing worse. That is why events are appended last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from cloudpush.audit.statements import (
     CLOSE_FILES,
     CLOSE_PUSH,
     COUNT_FILES,
+    DUE_CLOSING,
     END_PART,
     END_PUSH,
     HOLD_PART,
@@ -84,7 +85,9 @@ def end_part(c: sa.Connection, part: Part, lease: Lease, verdict: Verdict) -> tu
     if verdict.state is not State.SUCCEEDED:
         word = FileState.CANCELLED if verdict.state is State.CANCELLED else FileState.FAILED
         c.execute(CLOSE_FILES, {**part_span(part), "state": word, **error})
-    counts = c.execute(COUNT_FILES, part_span(part)).mappings().one()
+    counts = dict(c.execute(COUNT_FILES, part_span(part)).mappings().one())
+    if part.closing:
+        counts["bytes"] = 0  # bytes are the data's, as in the plan
     tally = Tally(counts["verified"], counts["skipped"], counts["unverified"], counts["failed"], counts["cancelled"])
     verdict_row = {
         "token": lease.token,
@@ -95,6 +98,8 @@ def end_part(c: sa.Connection, part: Part, lease: Lease, verdict: Verdict) -> tu
     row = c.execute(END_PART, {**part_key(part), **counts, **verdict_row}).mappings().one_or_none()
     if row is None:
         raise _lost(part)
+    if row["package"] and row["parts_done"] == row["parts_total"] - 1:
+        c.execute(DUE_CLOSING, {"id": part.push_id, "number": row["parts_total"]})
     finished: EventRow = (Event.PART_FINISHED, None, _part_finished(part, tally, counts))
     state, more = _end_push(c, row) if row["parts_done"] == row["parts_total"] else pause_where_all_wait(c, row)
     return state, [finished, *more]
@@ -102,7 +107,9 @@ def end_part(c: sa.Connection, part: Part, lease: Lease, verdict: Verdict) -> tu
 
 def pause_where_all_wait(c: sa.Connection, row: sa.RowMapping) -> tuple[State, list[EventRow]]:
     """The push waits if each of its parts is over or waits. ``row``: its counts, with its lock held."""
-    if row["parts_done"] + row["parts_paused"] < row["parts_total"]:
+    # The closing part waits for the others, not for a user.
+    closing = bool(row["package"]) and row["parts_done"] < row["parts_total"] - 1
+    if row["parts_done"] + row["parts_paused"] + closing < row["parts_total"]:
         return State(row["state"]), []
     waits = c.execute(PAUSE_PUSH, {"id": row["id"]}).one()
     data = {"parts": row["parts_paused"], "code": waits.error_code, "message": waits.error_message}
@@ -169,7 +176,7 @@ def _end_push(c: sa.Connection, row: sa.RowMapping) -> tuple[State, list[EventRo
     return tally.state, [(ENDINGS[tally.state], None, data)]
 
 
-def _part_finished(part: Part, tally: Tally, counts: sa.RowMapping) -> dict[str, Any]:
+def _part_finished(part: Part, tally: Tally, counts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "part": part.number,
         "first": part.first,

@@ -6,19 +6,22 @@ token of whoever changes it. A statement that finds no row has lost its lease: n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from cloudpush.audit import endings, plan
+from cloudpush.audit import endings, plan, preflights
 from cloudpush.audit.database import append_events, statement, transaction
 from cloudpush.audit.endings import hold_part
 from cloudpush.audit.rows import lease_params, part_of, part_span
 from cloudpush.audit.statements import (
+    ARRIVED,
     CLAIM_PART,
     CLAIM_PUSH,
+    CLOSING_DUE,
     DROP_PLAN_FILES,
     DROP_PLAN_PARTS,
     EXTEND_PARTS,
@@ -42,7 +45,12 @@ from cloudpush.push.job import (
     Push,
     Verdict,
 )
-from cloudpush.push.states import Event, Overwrite, State, Strength, Wish
+from cloudpush.push.packages import Arrived, unwritten
+from cloudpush.push.preflight import Report
+from cloudpush.push.states import Event, FileState, Overwrite, Package, State, Strength, Wish
+
+#: Files that are read at once for a package.
+ARRIVED_ROWS = 5_000
 
 
 class Ledger:
@@ -51,15 +59,32 @@ class Ledger:
     ``destination`` turns a stored URI and profile name into a Destination.
     """
 
-    def __init__(self, engine: sa.Engine, destination: Callable[[str, str], Destination]) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        destination: Callable[[str, str], Destination],
+        *,
+        proved_days: float = 30.0,
+        software: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """``proved_days``: for so long a preflight that passed is known. ``software``: what executes, name → version."""
+        self._software = software
         self._engine = engine
+        self._proved_seconds = proved_days * 86_400
         self._destination = destination
 
     # -- claiming ----------------------------------------------------------------------------
 
     def claim_push(self, push_id: UUID, lease: Lease) -> Push | None:
+        software = json.dumps(dict(self._software()))
+        params = {
+            "id": push_id,
+            "proved_seconds": self._proved_seconds,
+            "software": software,
+            **lease_params(lease),
+        }
         with statement(self._engine) as c:
-            row = c.execute(CLAIM_PUSH, {"id": push_id, **lease_params(lease)}).mappings().one_or_none()
+            row = c.execute(CLAIM_PUSH, params).mappings().one_or_none()
         if row is None:
             return None
         if row["attempt"] > 1:
@@ -87,13 +112,16 @@ class Ledger:
                 return None
             part = part_of(found)
             row = c.execute(READ_PUSH, {"id": push_id}).mappings().one()
-            append_events(
-                c, push_id, lease.worker, [(Event.PART_CLAIMED, None, {"part": number, "attempt": part.attempt})]
-            )
+            data = {"part": number, "attempt": part.attempt, "software": dict(self._software())}
+            append_events(c, push_id, lease.worker, [(Event.PART_CLAIMED, None, data)])
         try:
             return self._push(row), part
         except InputError as e:
             with transaction(self._engine) as c:
+                if part.closing:
+                    hold_part(c, part, lease)
+                    prefix = row["uri"].partition("://")[2].partition("/")[2]
+                    plan.add_files(c, part, unwritten(Package(row["package"]), prefix, part.first))
                 _, events = endings.end_part(c, part, lease, Verdict(State.FAILED, e))
                 append_events(c, push_id, lease.worker, events)
             return None
@@ -117,7 +145,25 @@ class Ledger:
             endpoint=row["endpoint"],
             hook_id=row["hook_id"],
             credential_owner=row["credential_owner"] or "",
+            package=Package(row["package"]) if row["package"] else None,
+            labels=row["labels"],
+            unproved=row.get("unproved", False),
         )
+
+    # -- trying out --------------------------------------------------------------------------
+
+    def begin_preflight(self, push: Push, lease: Lease) -> None:
+        with transaction(self._engine) as c:
+            plan.hold_push(c, push, lease)
+            row = c.execute(USABLE, {"id": push.id}).one()
+            check_usable(c, row, push)
+            used = {"push": push.id, "preflight": True, "worker": lease.worker}
+            append_events(c, push.id, lease.worker, [(Event.CREDENTIAL_USED, row.credential_id, used)])
+
+    def record_preflight(self, push: Push, lease: Lease, report: Report) -> None:
+        with transaction(self._engine) as c:
+            plan.hold_push(c, push, lease)
+            append_events(c, push.id, lease.worker, [preflights.record(c, push, report)])
 
     # -- planning ----------------------------------------------------------------------------
 
@@ -140,6 +186,29 @@ class Ledger:
             check_usable(c, row, push)
             events = [planned, *plan.add_only_page(c, page, lease), use(row, push, part, lease)]
             append_events(c, push.id, lease.worker, events)
+
+    def arrived(self, part: Part) -> Iterator[Arrived]:
+        after = 0
+        while True:
+            span = {"id": part.push_id, "after": after, "first": part.first, "limit": ARRIVED_ROWS}
+            with statement(self._engine) as c:
+                rows = c.execute(ARRIVED, span).all()
+            for seq, path, size, mtime_ns, state, sha256, code in rows:
+                digest = bytes(sha256) if sha256 is not None else None
+                yield Arrived(seq, path, size, mtime_ns, FileState(state), digest, code)
+            if len(rows) < ARRIVED_ROWS:
+                return
+            after = rows[-1].seq
+
+    def add_files(self, part: Part, lease: Lease, files: Sequence[PlannedFile]) -> None:
+        with transaction(self._engine) as c:
+            hold_part(c, part, lease)
+            plan.add_files(c, part, files)
+
+    def closing_due(self, push_id: UUID) -> int | None:
+        with statement(self._engine) as c:
+            number: int | None = c.execute(CLOSING_DUE, {"id": push_id}).scalar_one_or_none()
+        return number
 
     def open_files(self, part: Part) -> Sequence[PlannedFile]:
         with transaction(self._engine) as c:
@@ -174,6 +243,10 @@ class Ledger:
                 case State.AWAITING_CONSENT:
                     state, events = endings.pause_part(c, push, part, lease, verdict)
                 case _:
+                    if part.closing and push.package is not None:
+                        # What was never made has its verdict, too.
+                        hold_part(c, part, lease)
+                        plan.add_files(c, part, unwritten(push.package, push.destination.prefix, part.first))
                     state, events = endings.end_part(c, part, lease, verdict)
             append_events(c, part.push_id, lease.worker, [*failures, *events])
         return state

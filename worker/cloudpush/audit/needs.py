@@ -18,13 +18,12 @@ Row = dict[str, Any]
 PAGE = 2_000
 
 
-def needs_of(engine: sa.Engine, push_id: UUID) -> Iterator[Row]:
+def needs_of(engine: sa.Engine, push_id: UUID, after: int = 0) -> Iterator[Row]:
     """``seq``, ``path``, ``key``, ``size``, ``error_code`` of each file without a verdict, in order, in constant memory.
 
     ``arrived``: numbers of its parts that need not be sent again; nobody but the provider knows what has arrived of a
-    resumable upload.
+    resumable upload. ``after``: a sequence number, for the next page.
     """
-    after = 0
     while rows := _page(engine, push_id, after):
         yield from rows
         after = rows[-1]["seq"]

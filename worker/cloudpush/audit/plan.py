@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from cloudpush.audit.database import storable
 from cloudpush.audit.rows import EventRow, lease_params, part_params
-from cloudpush.audit.statements import COPY_FILES, FINISH_PLAN, HOLD_PUSH, INSERT_PAGE, INSERT_PART
+from cloudpush.audit.statements import ADD_FILES, COPY_FILES, FINISH_PLAN, HOLD_PUSH, INSERT_PAGE, INSERT_PART
 from cloudpush.errors import LeaseLost
-from cloudpush.push.job import Lease, Page, PlannedFile, Push, Refusal
+from cloudpush.push.job import Lease, Page, Part, PlannedFile, Push, Refusal
 from cloudpush.push.states import Event, State
 
 #: Failed files that get an event of their own, with the provider's words, per transaction; all have their row.
@@ -28,21 +29,31 @@ def hold_push(c: sa.Connection, push: Push, lease: Lease) -> None:
 
 def add_page(c: sa.Connection, page: Page) -> list[EventRow]:
     """Store a part that waits for its turn, and its files; returns what is to be told."""
-    _copy_files(c, page)
+    if page.rows:
+        _copy_files(c, page)
     nobody = {"token": None, "seconds": None, "worker": None}
-    c.execute(INSERT_PART, {**part_params(page.part), "state": State.QUEUED, "attempt": 0, **nobody})
+    first = {"state": State.QUEUED, "attempt": 0, "closing": page.part.closing}
+    c.execute(INSERT_PART, {**part_params(page.part), **first, **nobody})
     return _refusals(page)
 
 
 def add_only_page(c: sa.Connection, page: Page, lease: Lease) -> list[EventRow]:
     """Store the push's only part, which ``lease`` has already, and its files; returns what is to be told."""
-    mine = {**part_params(page.part), "state": State.RUNNING, "attempt": 1, **lease_params(lease)}
+    mine = {**part_params(page.part), "state": State.RUNNING, "attempt": 1, "closing": False, **lease_params(lease)}
     if len(page.rows) <= FEW_ROWS:
         c.execute(INSERT_PAGE, {**mine, **_rows(page)})
     else:
         _copy_files(c, page)
         c.execute(INSERT_PART, mine)
     return _refusals(page)
+
+
+def add_files(c: sa.Connection, part: Part, files: Sequence[PlannedFile]) -> None:
+    """Rows of a closing part; what is there stays."""
+    columns = zip(*((f.seq, f.path, f.key, f.size, f.mtime_ns) for f in files), strict=True)
+    names = ("seqs", "paths", "keys", "sizes", "mtimes")
+    rows = {name: list(column) for name, column in zip(names, columns, strict=True)}
+    c.execute(ADD_FILES, {"id": part.push_id, **rows})
 
 
 def finish(

@@ -49,6 +49,7 @@ def part_of(row: sa.RowMapping) -> Part:
         row["bytes"],
         row["attempt"],
         row["strikes"],
+        closing=row["closing"],
     )
 
 
@@ -85,3 +86,12 @@ def said(error: CloudPushError | None) -> dict[str, Any]:
         return {}
     words = {"code": error.code, "message": error.message, "who_must_act": error.code.actor}
     return {**words, "detail": error.detail} if error.detail else words
+
+
+def shown(row: sa.RowMapping) -> dict[str, Any]:
+    """A row as people and JSON see it: digests in hex, internals left out."""
+    return {
+        name: bytes(value).hex() if isinstance(value, bytes | memoryview) else value
+        for name, value in row.items()
+        if name not in ("lease_token", "request_sha256")
+    }

@@ -15,7 +15,7 @@ _CURRENT_SET = """CASE WHEN p.credential_kind = 'signed_urls' THEN coalesce((
 _PUSH_COLUMNS = f"""
     p.id, p.owner, p.source, p.uri, p.profile, {_CURRENT_SET} AS credential_id, p.credential_kind, p.min_strength,
     p.overwrite, p.include, p.exclude, p.created_at, p.attempt, p.strikes,
-    p.cancel_requested_at IS NOT NULL AS cancelled, p.hook_id,
+    p.cancel_requested_at IS NOT NULL AS cancelled, p.hook_id, p.package, p.labels,
     (SELECT k.endpoint FROM credential k WHERE k.id = p.credential_id) AS endpoint,
     (SELECT k.owner FROM credential k WHERE k.id = p.credential_id AND k.owner <> p.owner) AS credential_owner"""
 
@@ -30,6 +30,14 @@ _CONSENTED = f"""(p.credential_kind NOT IN ('oauth_grant', 'web_identity') OR EX
         SELECT FROM credential k JOIN oauth_grant g ON g.credential_id = k.id
         WHERE k.id = p.credential_id AND k.state = 'active' AND g.state IN ('active', 'reconnect')
             AND (k.owner = p.owner OR {_SHARED})))"""
+
+# Whether nobody knows yet that the push's credential reaches where it goes: no preflight passed lately there, or above.
+# With signed URLs there is nothing to try.
+_UNPROVED = """p.credential_kind <> 'signed_urls' AND NOT EXISTS (
+        SELECT FROM preflight f
+        WHERE f.state = 'passed' AND f.credential_id = p.credential_id AND f.bucket = p.bucket AND f.profile = p.profile
+            AND (f.prefix IN ('', p.prefix) OR starts_with(p.prefix, f.prefix || '/'))
+            AND f.finished_at > clock_timestamp() - make_interval(secs => :proved_seconds))"""
 
 _WISH = f"CASE WHEN p.cancel_requested_at IS NOT NULL THEN 2 WHEN {_CONSENTED} THEN 0 ELSE 1 END"
 
@@ -46,9 +54,9 @@ CLAIM_PUSH = sa.text(f"""
     WHERE p.id = :id AND p.planned_at IS NULL AND (
         p.state = 'queued' AND coalesce(p.next_attempt_at, '-infinity') <= clock_timestamp()
         OR p.state = 'running' AND p.lease_until < clock_timestamp())
-    RETURNING {_PUSH_COLUMNS})
+    RETURNING {_PUSH_COLUMNS}, {_UNPROVED} AS unproved)
     SELECT claimed.*, cloudpush_append(id, :worker, ARRAY['push.claimed'], ARRAY[NULL::uuid],
-        ARRAY[json_build_object('attempt', attempt)::text]), set_config('synchronous_commit', 'off', true)
+        ARRAY[json_build_object('attempt', attempt, 'software', CAST(:software AS json))::text]), set_config('synchronous_commit', 'off', true)
     FROM claimed
 """)
 
@@ -61,7 +69,8 @@ CLAIM_PART = sa.text(f"""
         state = 'queued' AND coalesce(next_attempt_at, '-infinity') <= clock_timestamp()
         OR state = 'running' AND lease_until < clock_timestamp())
       AND EXISTS (SELECT FROM push p WHERE p.id = :id AND p.planned_at IS NOT NULL)
-    RETURNING push_id, number, first_seq, last_seq, files, bytes, attempt, strikes
+    RETURNING push_id, number, first_seq, last_seq, files, bytes, attempt, strikes,
+        (SELECT p.package <> '' AND p.parts_total = part.number FROM push p WHERE p.id = :id) AS closing
 """)
 
 DROP_PLAN_FILES = sa.text("DELETE FROM file WHERE push_id = :id")
@@ -113,10 +122,35 @@ SESSIONS_LEFT = sa.text("""
 
 INSERT_PART = sa.text("""
     INSERT INTO part (push_id, number, first_seq, last_seq, files, bytes, state, lease_token, lease_until, worker,
-                      attempt, announced_at, started_at)
+                      attempt, announced_at, started_at, next_attempt_at)
     VALUES (:id, :number, :first, :last, :files, :bytes, :state, :token,
             clock_timestamp() + make_interval(secs => :seconds), :worker, :attempt, clock_timestamp(),
-            CASE WHEN CAST(:state AS text) = 'running' THEN clock_timestamp() END)
+            CASE WHEN CAST(:state AS text) = 'running' THEN clock_timestamp() END,
+            CASE WHEN CAST(:closing AS boolean) THEN TIMESTAMPTZ '9999-12-31 00:00:00Z' END)
+""")
+
+# Every other part is over. The closing part is nobody's before that, so that its row is locked after the push's.
+DUE_CLOSING = sa.text("""
+    UPDATE part SET next_attempt_at = clock_timestamp(), announced_at = clock_timestamp()
+    WHERE push_id = :id AND number = :number AND state = 'queued' AND attempt = 0
+""")
+
+CLOSING_DUE = sa.text("""
+    SELECT q.number FROM part q JOIN push p ON p.id = q.push_id
+    WHERE p.id = :id AND p.package <> '' AND q.number = p.parts_total AND q.state = 'queued'
+      AND coalesce(q.next_attempt_at, '-infinity') <= clock_timestamp()
+""")
+
+ARRIVED = sa.text("""
+    SELECT seq, path, size, mtime_ns, state, sha256, coalesce(error_code, '') FROM file
+    WHERE push_id = :id AND seq > :after AND seq < :first ORDER BY seq LIMIT :limit
+""")
+
+ADD_FILES = sa.text("""
+    INSERT INTO file (push_id, seq, path, key, size, mtime_ns, state)
+    SELECT :id, r.*, 'planned' FROM unnest(CAST(:seqs AS int8[]), CAST(:paths AS text[]), CAST(:keys AS text[]),
+        CAST(:sizes AS int8[]), CAST(:mtimes AS int8[])) AS r
+    ON CONFLICT DO NOTHING
 """)
 
 # A few rows and their part in one statement; many go by COPY.
@@ -209,7 +243,7 @@ END_PART = sa.text(f"""
         error_message = coalesce(p.error_message, ended.error_message)
     FROM ended WHERE p.id = ended.push_id
     RETURNING p.id, p.state, parts_done, parts_paused, parts_total, files_total, bytes_total, files_verified, files_skipped,
-              files_unverified, files_failed, strength, p.error_code, p.error_message
+              files_unverified, files_failed, strength, p.error_code, p.error_message, p.package
 """)
 
 # Who asked to stop does not wait for the next attempt; the lock makes this and a cancel see each other.
@@ -254,7 +288,7 @@ PAUSE_PART = sa.text(f"""
         WHERE push_id = :id AND number = :number AND lease_token = :token AND state = 'running'
         RETURNING push_id)
     UPDATE push p SET parts_paused = parts_paused + 1 FROM paused WHERE p.id = paused.push_id
-    RETURNING p.id, p.state, parts_done, parts_paused, parts_total
+    RETURNING p.id, p.state, parts_done, parts_paused, parts_total, p.package
 """)
 
 # Every part is over or waits: so does the push, for what its first part waits for.

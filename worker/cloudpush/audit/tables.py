@@ -1,5 +1,8 @@
 """The tables, as the application sees them. Migrations own the truth; a check holds both in step.
 
+These are the record of pushes, credentials and consents. ``access_tables`` has who may what, ``trust_tables`` what is
+sealed and signed; ``schema`` has all of them together.
+
 What a secret could slip into does not exist here: credentials are metadata, events carry redacted
 words, pushes carry ids.
 """
@@ -9,11 +12,12 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
-from cloudpush.push.states import FileState, State
+from cloudpush.push.states import FileState, Package, State
 
 CREDENTIAL_STATES = ("sealing", "active", "purging", "purged")
 GRANT_STATES = ("active", "reconnect", "revoking", "revoked")
 CHORES = ("check", "revoke", "notify")
+PACKAGES = tuple(str(p) for p in Package)
 
 metadata = sa.MetaData(
     naming_convention={
@@ -28,7 +32,8 @@ metadata = sa.MetaData(
 Instant = sa.DateTime(timezone=True)
 
 
-def _one_of(column: str, words: tuple[str, ...]) -> str:
+def one_of(column: str, words: tuple[str, ...]) -> str:
+    """The condition that ``column`` is one of ``words``."""
     return f"{column} IN ({', '.join(repr(w) for w in words)})"
 
 
@@ -51,7 +56,7 @@ credential = sa.Table(
     sa.Column("purge_after", Instant),
     sa.Column("transit_key_version", sa.Integer),
     sa.Column("purged_at", Instant),
-    sa.CheckConstraint(_one_of("state", CREDENTIAL_STATES), name="state"),
+    sa.CheckConstraint(one_of("state", CREDENTIAL_STATES), name="state"),
     # How often and by what it was used is told by events (event.credential_id): no hot row.
     sa.Index(
         "uq_credential_owner_name_live",
@@ -86,6 +91,10 @@ push = sa.Table(
     sa.Column("labels", pg.JSONB, nullable=False, server_default="{}"),
     sa.Column("hook_id", sa.Uuid, sa.ForeignKey("credential.id")),  # whom to ask for fresh signed URLs
     sa.Column("manifest_sha256", sa.LargeBinary),  # of its paths and keys, in their order; None without one
+    sa.Column(
+        "package", sa.Text, nullable=False, server_default=""
+    ),  # what is written beside the data: bagit, ro-crate
+    sa.Column("retry_of", sa.Uuid, sa.ForeignKey("push.id")),  # the push that somebody tried again by this one
     # where it stands
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("created_at", Instant, nullable=False, server_default=sa.func.now()),
@@ -115,8 +124,9 @@ push = sa.Table(
     sa.Column("uploaded_at", Instant),  # the last file's
     sa.Column("error_code", sa.Text),
     sa.Column("error_message", sa.Text),
-    sa.CheckConstraint(_one_of("state", STATES), name="state"),
+    sa.CheckConstraint(one_of("state", STATES), name="state"),
     sa.CheckConstraint("(lease_token IS NULL) = (lease_until IS NULL)", name="lease"),
+    sa.CheckConstraint(one_of("package", ("", *PACKAGES)), name="package"),
     sa.CheckConstraint(
         "(finished_at IS NOT NULL) = (state IN ('succeeded', 'unverified', 'failed', 'cancelled'))", name="finished"
     ),
@@ -133,7 +143,7 @@ push = sa.Table(
     sa.Index("ix_push_bucket_created_at", "bucket", "created_at", "id"),
     sa.Index("ix_push_state_created_at", "state", "created_at", "id"),
     sa.Index("ix_push_credential_kind_created_at", "credential_kind", "created_at", "id"),
-    sa.Index("ix_push_credential_id", "credential_id"),
+    sa.Index("ix_push_credential_id_created_at", "credential_id", "created_at", "id"),
     sa.Index(
         "ix_push_error_code_created_at",
         "error_code",
@@ -141,6 +151,7 @@ push = sa.Table(
         "id",
         postgresql_where=sa.text("error_code IS NOT NULL"),
     ),
+    sa.Index("ix_push_live", "created_at", "id", postgresql_where=sa.text("finished_at IS NULL")),
     # what the sweep asks, once a second
     sa.Index("ix_push_queued", "next_attempt_at", postgresql_where=sa.text("state = 'queued'")),
     sa.Index("ix_push_leased", "lease_until", postgresql_where=sa.text("lease_until IS NOT NULL")),
@@ -175,7 +186,7 @@ part = sa.Table(
     sa.Column("eta_seconds", sa.Float),
     sa.Column("error_code", sa.Text),
     sa.Column("error_message", sa.Text),
-    sa.CheckConstraint(_one_of("state", STATES), name="state"),
+    sa.CheckConstraint(one_of("state", STATES), name="state"),
     sa.CheckConstraint("(lease_token IS NOT NULL) = (state = 'running')", name="lease"),
     sa.Index("ix_part_queued", "next_attempt_at", postgresql_where=sa.text("state = 'queued'")),
     sa.Index("ix_part_leased", "lease_until", postgresql_where=sa.text("lease_until IS NOT NULL")),
@@ -200,10 +211,11 @@ file = sa.Table(
     sa.Column("uploaded_at", Instant),
     sa.Column("error_code", sa.Text),
     sa.Column("error_message", sa.Text),
-    sa.CheckConstraint(_one_of("state", FILE_STATES), name="state"),
+    sa.CheckConstraint(one_of("state", FILE_STATES), name="state"),
     sa.Index("ix_file_trouble", "push_id", "seq", postgresql_where=sa.text("state IN ('failed', 'unverified')")),
-    # every row is updated once, in place: leave room on its page
-    postgresql_with={"fillfactor": "75"},
+    # One partition a month, by the moment that a push's id begins with. Every row is updated once, in place: a partition's
+    # fillfactor of 75 leaves room on its page.
+    postgresql_partition_by="RANGE (push_id)",
 )
 
 # A set of signed URLs is a credential; its sheets lie in Vault, block by block, under its id and their numbers.
@@ -278,7 +290,7 @@ oauth_grant = sa.Table(
     sa.Column("check_message", sa.Text),
     sa.Column("revoked_at", Instant),
     sa.Column("provider_told", sa.Boolean),
-    sa.CheckConstraint(_one_of("state", GRANT_STATES), name="state"),
+    sa.CheckConstraint(one_of("state", GRANT_STATES), name="state"),
 )
 
 # What a worker is to do about a grant, until it is done.
@@ -291,7 +303,7 @@ chore = sa.Table(
     sa.Column("since", Instant, nullable=False, server_default=sa.func.now()),
     sa.Column("due_at", Instant, nullable=False, server_default=sa.func.now()),
     sa.Column("taken_at", Instant),
-    sa.CheckConstraint(_one_of("kind", CHORES), name="kind"),
+    sa.CheckConstraint(one_of("kind", CHORES), name="kind"),
     sa.Index("ix_chore_due_at", "due_at"),
 )
 
@@ -362,16 +374,19 @@ event = sa.Table(
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), nullable=False),
     sa.Column("stream", sa.Uuid, primary_key=True),  # a push's or a credential's id: one hash chain each
     sa.Column("seq", sa.Integer, primary_key=True),
-    sa.Column("at", Instant, nullable=False),
+    sa.Column("at", Instant, primary_key=True),  # what it is partitioned by, so that every key must have it
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("credential_id", sa.Uuid),
     sa.Column("data", pg.JSON, nullable=False),  # json, not jsonb: the text is what was hashed
     sa.Column("prev", sa.LargeBinary, nullable=False),
     sa.Column("hash", sa.LargeBinary, nullable=False),
-    sa.Index("uq_event_id", "id", unique=True),
+    sa.Column("salt", sa.LargeBinary),  # 16 random bytes; NULL in events of the first version and in pseudonymised ones
+    sa.Column("content", sa.LargeBinary),  # SHA-256 of salt, actor and data; NULL in events of the first version
+    sa.Index("uq_event_id", "id", "at", unique=True),
     sa.Index("ix_event_at", "at"),
     sa.Index("ix_event_credential", "credential_id", "id", postgresql_where=sa.text("credential_id IS NOT NULL")),
+    postgresql_partition_by="RANGE (at)",
 )
 
 chain = sa.Table(
