@@ -30,6 +30,7 @@ from cloudpush.credentials.connection import VaultConnection
 from cloudpush.errors import Code, VaultError
 from cloudpush.logs import get_logger
 from cloudpush.push.grants.model import Grant
+from cloudpush.push.trust.base64url import to_base64url
 
 #: How long what Vault says about the key holds.
 KNOWN_SECONDS = 60.0
@@ -56,7 +57,7 @@ class PublicKey:
     def kid(self) -> str:
         """The key's thumbprint (RFC 7638): the digest of its required members in alphabetic order."""
         members = json.dumps({"e": self.e, "kty": "RSA", "n": self.n}, separators=(",", ":"))
-        return _b64url(hashlib.sha256(members.encode()).digest())
+        return to_base64url(hashlib.sha256(members.encode()).digest())
 
     def jwk(self) -> dict[str, str]:
         """As a JSON Web Key."""
@@ -186,16 +187,12 @@ class Issuer:
             )
         )
         # vault:v1:<base64>
-        return _b64url(base64.b64decode(str(answer["signature"]).rpartition(":")[2]))
+        return to_base64url(base64.b64decode(str(answer["signature"]).rpartition(":")[2]))
 
 
 def _part(value: Mapping[str, object]) -> str:
-    return _b64url(json.dumps(value, separators=(",", ":")).encode())
+    return to_base64url(json.dumps(value, separators=(",", ":")).encode())
 
 
 def _b64uint(number: int) -> str:
-    return _b64url(number.to_bytes((number.bit_length() + 7) // 8, "big"))
-
-
-def _b64url(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+    return to_base64url(number.to_bytes((number.bit_length() + 7) // 8, "big"))

@@ -23,6 +23,7 @@ from cloudpush.push.grants.model import Grant, Provider
 from cloudpush.push.grants.policies import below, compact, keys_through_s3, partition_of
 from cloudpush.push.guard import listed
 from cloudpush.push.job import Destination, Secret
+from cloudpush.push.preflight import PROBE
 
 #: STS takes no less and no more.
 LEAST_SECONDS, MOST_SECONDS = 900, 43_200
@@ -83,11 +84,21 @@ class Keys:
     expires_at: datetime
 
 
-def session_policy(destination: Destination, role_arn: str, *, listing: bool) -> str:
+def session_policy(destination: Destination, role_arn: str, *, listing: bool, probe: bool = False) -> str:
     """What a push to ``destination`` may do, as STS takes it. ``listing``: it looks there before it sends.
 
-    Raises InputError where the prefix cannot be put into a policy.
+    ``probe``: it is a preflight, which deletes its probe. Raises InputError where the prefix cannot be put into a policy.
     """
+    try:
+        return _policy(destination, role_arn, listing=listing, probe=f"{PROBE}*" if probe else "")
+    except InputError:
+        if not probe:
+            raise
+        # What is short enough for a push is not to fail for the probe's sake, which then stays.
+        return _policy(destination, role_arn, listing=listing)
+
+
+def _policy(destination: Destination, role_arn: str, *, listing: bool, probe: str = "") -> str:
     amazon = destination.profile.dialect == AWS
     statements = below(
         destination.bucket,
@@ -95,6 +106,7 @@ def session_policy(destination: Destination, role_arn: str, *, listing: bool) ->
         partition=partition_of(role_arn),
         variables=amazon,
         listing=listing,
+        probe=probe,
     )
     return compact([*statements, keys_through_s3()] if amazon else statements)
 

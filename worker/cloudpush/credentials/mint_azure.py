@@ -24,6 +24,8 @@ from cloudpush.push.grants.model import Grant, Provider, Sas
 VERSION = "2022-11-02"
 #: Read, create, write: what an upload in blocks and a HEAD need. No delete, no list.
 PERMISSIONS = "rcw"
+#: … and of a preflight, which deletes its probe.
+PROBE_PERMISSIONS = "rcwd"
 #: A key lives twice as long as what is signed with it, so that all of it has its full life; Azure gives no more than this.
 KEY_SESSIONS = 2
 KEY_MOST = timedelta(days=7)
@@ -111,10 +113,12 @@ def fetch_key(provider: Provider, account: Account, access_token: str, now: date
     return _read_key(reply.body, account, now)
 
 
-def sign(account: Account, key: DelegationKey, container: str, prefix: str, expires_at: datetime) -> Sas:
+def sign(
+    account: Account, key: DelegationKey, container: str, prefix: str, expires_at: datetime, *, probe: bool = False
+) -> Sas:
     """A signature for ``container``, or for the directory ``prefix`` in it where the account has directories.
 
-    ``expires_at`` is cut to the key's own end. Raises InputError for a name that would forge what is signed.
+    ``probe``: for a preflight. ``expires_at`` is cut to the key's own end. Raises InputError for a name that would forge what is signed.
     """
     ends = min(expires_at, key.expires_at).replace(microsecond=0)
     directory = prefix if account.hierarchical else ""
@@ -125,7 +129,7 @@ def sign(account: Account, key: DelegationKey, container: str, prefix: str, expi
             )
     query = {
         "sv": VERSION,
-        "sp": PERMISSIONS,
+        "sp": PROBE_PERMISSIONS if probe else PERMISSIONS,
         "se": stamp(ends),
         "sr": "d" if directory else "c",
         "spr": "https",

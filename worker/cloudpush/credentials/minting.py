@@ -174,10 +174,10 @@ class Mint:
         def make(now: datetime) -> Pass:
             key = self._key(whose, grant, provider, account, anew=refused is not None)
             ends_at = now + timedelta(seconds=provider.session_seconds)
-            sas = sign(account, key, destination.bucket, prefix, ends_at)
+            sas = sign(account, key, destination.bucket, prefix, ends_at, probe=push.probe)
             return Pass(sas, sas.expires_at, renew_at(now, sas.expires_at))
 
-        return self._kept((*whose, destination.bucket, prefix), make, refused)
+        return self._kept((*whose, destination.bucket, prefix, push.probe), make, refused)
 
     def _key(self, whose: Hashable, grant: Grant, provider: Provider, account: Account, *, anew: bool) -> DelegationKey:
         """A key that signs for long enough. ``anew``: what the last one signed was refused."""
@@ -203,7 +203,9 @@ class Mint:
 
     def _keys_of_role(self, grant: Grant, provider: Provider, push: Push, refused: Secret | None) -> Pass:
         role = Role.of(provider, grant, self._allowed)
-        policy = session_policy(push.destination, role.arn, listing=push.overwrite is not Overwrite.ALWAYS)
+        policy = session_policy(
+            push.destination, role.arn, listing=push.overwrite is not Overwrite.ALWAYS, probe=push.probe
+        )
 
         def make(now: datetime) -> Pass:
             keys = self._assumed(grant, provider, role, name=f"cloudpush-{push.id}", policy=policy)

@@ -1,4 +1,4 @@
-"""The rights over sealed credentials, held by four roles in Vault.
+"""The rights over sealed credentials, held by the roles in Vault.
 
 ::
 
@@ -20,6 +20,7 @@ import binascii
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 from uuid import UUID
 
 from cloudpush.credentials.connection import Absent, Rejected, VaultConnection
@@ -178,6 +179,15 @@ class TokenSealer:
         Raises VaultError, also where something is sealed under this number already. Thread-safe.
         """
         return _seal_block(self._connection, grant_id, owner, number, OAUTH_GRANT, plaintext)
+
+
+class Leaver:
+    """Destroys nothing (role ``web``): what is marked as ``purging`` the sweeper destroys. Implements ``push.custody.Keeper``."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise VaultError(Code.VAULT_DENIED, "The role web destroys and rewraps nothing: the sweeper does.")
+
+    purge = purge_sheets = rotate = newest = rewrap = rewrap_sheet = retire = _refuse
 
 
 class Vault:

@@ -101,6 +101,7 @@ class Rcd:
         self._child: Child | None = None
         self._failure: EngineError | None = None
         self._lives = 0
+        self.version = ""  # of the rclone that was started last
 
     @property
     def directory(self) -> Path:
@@ -166,7 +167,7 @@ class Rcd:
         if not child.socket.exists():
             return False
         try:
-            new_enough(str(child.rc.call("core/version")["version"]), self._rclone)
+            self.version = new_enough(str(child.rc.call("core/version")["version"]), self._rclone)
             child.rc.call("debug/set-gc-percent", **{"gc-percent": GC_PERCENT})
             child.rc.call("debug/set-soft-memory-limit", **{"mem-limit": HEAP_BYTES})
             child.rc.call(

@@ -56,6 +56,11 @@ class Rclone(Engine):
         """Of the rclone that runs. Raises EngineError."""
         return self._rcd.child().process.pid
 
+    @property
+    def version(self) -> str:
+        """Of rclone, such as ``1.75.2``; empty before it has started."""
+        return self._rcd.version
+
     def start(self) -> None:
         """Start rclone and wait until it answers. Raises EngineError, SettingsError."""
         self._rcd.start()

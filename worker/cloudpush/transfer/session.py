@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cloudpush.errors import CloudPushError
+from cloudpush.errors import CloudPushError, Code, DestinationError
 from cloudpush.push.job import PlannedFile, Progress, Secret
 from cloudpush.push.ports import Control, Session
 from cloudpush.transfer.batch import Batch
@@ -22,6 +23,8 @@ from cloudpush.transfer.rcd import Child
 from cloudpush.transfer.remotes import CUTOFF, QUIETLY, Backend
 from cloudpush.transfer.translate import Translator
 
+#: rclone's words for an object that is not there.
+_GONE = re.compile(r"object not found|directory not found")
 #: Secrets of a session that are masked: the newest, each of up to three strings. Older ones have ended.
 MASKED = 24
 
@@ -148,6 +151,21 @@ class RcloneSession(Session):
                 forgotten += len(uploads)
         return forgotten
 
+    def remove(self, keys: Sequence[str], control: Control) -> Mapping[str, CloudPushError]:
+        """See ``push.ports.Session``. rclone looks at an object before it deletes it: who may not look may not delete."""
+        failures: dict[str, CloudPushError] = {}
+        for key in keys:
+            directory, _, name = standard(key).rpartition("/")
+            with self._flight() as flight:
+                control.check()
+                fs = self._open(f"{self._bucket}/{directory}/", self._config, keep=False, lasting=False)
+                try:
+                    flight.run("operations/deletefile", {"fs": fs, "remote": name, "_config": self._config}, control)
+                except RcError as e:
+                    if not _GONE.search(e.text):
+                        failures[key] = _not_deleted(key, flight.words.error(e.text, key))
+        return failures
+
     def close(self) -> None:
         """Forget the secret. Repeatable."""
         with self._lock:
@@ -238,3 +256,11 @@ class RcloneSession(Session):
             raise self._words.error(e.text) from None
         except RcGoneError:
             raise self._child.crashed() from None
+
+
+def _not_deleted(key: str, error: CloudPushError) -> CloudPushError:
+    """The words of a refusal are those of an upload."""
+    if error.code is not Code.ACCESS_DENIED:
+        return error
+    words = f"The destination does not let this credential delete {key!r}."
+    return DestinationError(error.code, words, detail=error.detail)

@@ -20,6 +20,9 @@ _ANSWER = re.compile(
     r"https response error StatusCode: (?P<status>\d+), .*?(?:api error (?P<code>[\w.-]+): |request send failed)"
 )
 
+#: Where S3 says which region a signature should have named.
+_EXPECTING = re.compile(r"expecting '(?P<region>[a-z0-9-]{1,40})'")
+
 #: What Google's library says: the reason stands at the end, or in lines of its own where there are several.
 _GOOGLE = re.compile(
     r"googleapi: (?:Error (?P<status>\d+): |got HTTP response code (?P<bare>\d+) with body: )(?P<rest>.*)", re.DOTALL
@@ -42,16 +45,16 @@ CODES: dict[str, Code] = {
     "InvalidSecurity": Code.BAD_SIGNATURE,
     "InvalidToken": Code.BAD_SIGNATURE,
     "Unauthorized": Code.BAD_SIGNATURE,
-    "AuthorizationHeaderMalformed": Code.NO_SUCH_BUCKET,  # the signature names another region than the bucket's
+    "AuthorizationHeaderMalformed": Code.WRONG_REGION,  # the signature names another region than the bucket's
     "ExpiredToken": Code.CREDENTIAL_EXPIRED,
     "ExpiredTokenException": Code.CREDENTIAL_EXPIRED,
     "ExpiredRequest": Code.CREDENTIAL_EXPIRED,
     "TokenRefreshRequired": Code.CREDENTIAL_EXPIRED,
     "NoSuchBucket": Code.NO_SUCH_BUCKET,
     "InvalidBucketName": Code.NO_SUCH_BUCKET,
-    "PermanentRedirect": Code.NO_SUCH_BUCKET,
+    "PermanentRedirect": Code.WRONG_REGION,
     "TemporaryRedirect": Code.NO_SUCH_BUCKET,
-    "IllegalLocationConstraintException": Code.NO_SUCH_BUCKET,
+    "IllegalLocationConstraintException": Code.WRONG_REGION,
     "NoSuchUpload": Code.PROVIDER_UNAVAILABLE,  # it forgot the pieces: they are sent again
     "KeyTooLongError": Code.NAME_NOT_A_KEY,
     "XMinioInvalidObjectName": Code.NAME_NOT_A_KEY,
@@ -140,7 +143,7 @@ AZURE: dict[str, Code] = {
 
 #: What a status means where the code is unknown or missing.
 STATUSES: dict[int, Code] = {
-    301: Code.NO_SUCH_BUCKET,
+    301: Code.WRONG_REGION,
     307: Code.NO_SUCH_BUCKET,
     308: Code.NO_SUCH_BUCKET,
     401: Code.ACCESS_DENIED,
@@ -207,6 +210,7 @@ _MESSAGES: dict[Code, str] = {
     Code.BAD_SIGNATURE: "The destination does not accept the key or its secret.",
     Code.CREDENTIAL_EXPIRED: "The credential's session has expired.",
     Code.NO_SUCH_BUCKET: "The bucket {bucket!r} does not exist at {endpoint}, or is in another region.",
+    Code.WRONG_REGION: "The bucket {bucket!r} is in another region than the credential or the profile says{region}.",
     Code.NAME_NOT_A_KEY: "The destination does not accept the key of {what}.",
     Code.CLOCK_SKEW: "The worker's clock and the destination's differ too much for signed requests.",
     Code.THROTTLED: "The destination asks to be sent less at a time.",
@@ -235,6 +239,7 @@ WIDE = frozenset(
         Code.BAD_SIGNATURE,
         Code.CREDENTIAL_EXPIRED,
         Code.NO_SUCH_BUCKET,
+        Code.WRONG_REGION,
         Code.CLOCK_SKEW,
         Code.QUOTA_EXCEEDED,
         Code.ENDPOINT_UNRESOLVABLE,
@@ -277,8 +282,15 @@ class Translator:
             endpoint=self.endpoint,
             what=repr(path) if path else "some of the files",
             status=f" (HTTP {status})" if status else "",
+            region=_region(text),
         )
         return _CLASSES.get(code, DestinationError)(code, message, detail=redact(text, *self.secrets))
+
+
+def _region(text: str) -> str:
+    """The bucket's own region as S3's words tell it, as the end of a sentence; empty where they do not."""
+    found = _EXPECTING.search(text)
+    return f": it is in {found['region']}" if found else ""
 
 
 def accepted(text: str) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from cloudpush.errors import Code, DestinationError
 from cloudpush.logs import redact
@@ -31,10 +33,10 @@ CODES: dict[str, Code] = {
     "TokenRefreshRequired": Code.CREDENTIAL_EXPIRED,
     "NoSuchBucket": Code.NO_SUCH_BUCKET,
     "InvalidBucketName": Code.NO_SUCH_BUCKET,
-    "PermanentRedirect": Code.NO_SUCH_BUCKET,
+    "PermanentRedirect": Code.WRONG_REGION,
     "TemporaryRedirect": Code.NO_SUCH_BUCKET,
-    "IllegalLocationConstraintException": Code.NO_SUCH_BUCKET,
-    "AuthorizationHeaderMalformed": Code.NO_SUCH_BUCKET,  # the signature names another region than the bucket's
+    "IllegalLocationConstraintException": Code.WRONG_REGION,
+    "AuthorizationHeaderMalformed": Code.WRONG_REGION,  # the signature names another region than the bucket's
     "NoSuchKey": Code.OBJECT_MISSING,
     "RequestTimeTooSkewed": Code.CLOCK_SKEW,
     "SlowDown": Code.THROTTLED,
@@ -75,7 +77,14 @@ AZURE: dict[str, Code] = {
 
 #: What concerns the whole destination, so that asking for another key is pointless.
 FATAL = frozenset(
-    {Code.BAD_SIGNATURE, Code.CREDENTIAL_EXPIRED, Code.NO_SUCH_BUCKET, Code.CLOCK_SKEW, Code.QUOTA_EXCEEDED}
+    {
+        Code.BAD_SIGNATURE,
+        Code.CREDENTIAL_EXPIRED,
+        Code.NO_SUCH_BUCKET,
+        Code.WRONG_REGION,
+        Code.CLOCK_SKEW,
+        Code.QUOTA_EXCEEDED,
+    }
 )
 
 _MESSAGES: dict[Code, str] = {
@@ -83,6 +92,7 @@ _MESSAGES: dict[Code, str] = {
     Code.BAD_SIGNATURE: "The destination does not accept the key or its secret.",
     Code.CREDENTIAL_EXPIRED: "The credential's session has expired.",
     Code.NO_SUCH_BUCKET: "The bucket {bucket!r} does not exist at this endpoint.",
+    Code.WRONG_REGION: "The bucket {bucket!r} is in another region than {region}.",
     Code.OBJECT_MISSING: "{what} does not exist.",
     Code.CLOCK_SKEW: "The worker's clock and the destination's differ too much for signed requests.",
     Code.THROTTLED: "The destination asks to be asked less often.",
@@ -94,16 +104,24 @@ _MESSAGES: dict[Code, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An error answer as it came: status, S3's code and message (may be empty), the region it hints at."""
+    """An error answer as it came: status, S3's code and message (may be empty), the region it hints at.
+
+    ``time``: the provider's own, from the answer; None where it tells none.
+    """
 
     status: int
     code: str = ""
     message: str = ""
     region: str = ""
+    time: datetime | None = None
 
 
-def read_refusal(status: int, body: bytes, region: str = "") -> Refused:
-    """``body`` as S3's error document; a body that is none gives a Refused without code."""
+def read_refusal(status: int, body: bytes, region: str = "", date: str = "") -> Refused:
+    """``body`` as S3's error document; a body that is none gives a Refused without code.
+
+    ``region`` and ``date``: from the answer's headers.
+    """
+    time = _http_date(date)
     fields: dict[str, str] = {}
 
     def leaf(path: tuple[str, ...], text: str) -> None:
@@ -113,9 +131,32 @@ def read_refusal(status: int, body: bytes, region: str = "") -> Refused:
     try:
         parse_xml(body, leaf)
     except BadXml:
-        return Refused(status, region=region)
+        return Refused(status, region=region, time=time)
     hinted = fields.get("Region", "") if fields.get("Code") == "AuthorizationHeaderMalformed" else ""
-    return Refused(status, fields.get("Code", ""), fields.get("Message", ""), region or hinted)
+    told = _iso_date(fields.get("ServerTime", "")) or time
+    return Refused(status, fields.get("Code", ""), fields.get("Message", ""), region or hinted, told)
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
+
+
+def _iso_date(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
+
+
+def _skew(time: datetime) -> str:
+    """How far the worker's clock is from the provider's, in words."""
+    ahead = round((datetime.now(UTC) - time).total_seconds())
+    return f"The worker's clock is {abs(ahead):,} s {'ahead of' if ahead >= 0 else 'behind'} the destination's."
 
 
 def error_of(
@@ -139,8 +180,10 @@ def error_of(
     code = _code(refused, codes, session=session)
     if ended and code is Code.ACCESS_DENIED:
         code = Code.CREDENTIAL_EXPIRED
-    message = _MESSAGES[code].format(bucket=bucket, what=what, status=refused.status)
-    if code is Code.NO_SUCH_BUCKET and refused.region and refused.region != region:
+    message = _MESSAGES[code].format(bucket=bucket, what=what, status=refused.status, region=region or "ours")
+    if code is Code.CLOCK_SKEW and refused.time is not None:
+        message = f"{_skew(refused.time)} Signed requests allow no more than some minutes."
+    if code is Code.WRONG_REGION and refused.region and refused.region != region:
         message = (
             f"The bucket {bucket!r} is in region {refused.region}, not {region}: "
             f"give the credential or the profile that region."
@@ -157,7 +200,9 @@ def _code(refused: Refused, codes: Mapping[str, Code], *, session: bool) -> Code
     known = codes.get(refused.code)
     if known is not None:
         return known
-    if refused.status in {301, 307, 308}:
+    if refused.status == 301:
+        return Code.WRONG_REGION
+    if refused.status in {307, 308}:
         return Code.NO_SUCH_BUCKET
     if refused.status in {401, 403}:
         return Code.ACCESS_DENIED

@@ -39,6 +39,25 @@ class CloudInspector(Inspector):
         """See Inspector. Raises InputError too: a secret that does not open this destination."""
         return self._for(destination, secret).survey(destination, secret, keys, control)
 
+    def begin_upload(self, destination: Destination, secret: Secret, key: str, control: Control) -> str:
+        """See ``push.preflight.Uploads``."""
+        inspector = self._for(destination, secret)
+        return inspector.begin_upload(destination, secret, key, control) if isinstance(inspector, S3Inspector) else ""
+
+    def erase(self, destination: Destination, secret: Secret, key: str, control: Control) -> bool:
+        """See ``push.preflight.Uploads``."""
+        inspector = self._for(destination, secret)
+        if not isinstance(inspector, S3Inspector):
+            return False
+        inspector.erase(destination, secret, key, control)
+        return True
+
+    def end_upload(self, destination: Destination, secret: Secret, key: str, upload: str, control: Control) -> None:
+        """See ``push.preflight.Uploads``."""
+        inspector = self._for(destination, secret)
+        if isinstance(inspector, S3Inspector):
+            inspector.end_upload(destination, secret, key, upload, control)
+
     def strength(self, expected: Fingerprint, seen: Seen) -> Strength:
         """See Inspector and :func:`cloudpush.verify.proof.strength_of`."""
         return strength_of(expected, seen)

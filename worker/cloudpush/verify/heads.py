@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from cloudpush.errors import DestinationError
-from cloudpush.net import Answer, BadXml, Pool
-from cloudpush.push.endpoints import Endpoint
+from cloudpush.net import Answer, BadXml, Pool, parse_xml, watched
+from cloudpush.push.endpoints import Endpoint, resolve
 from cloudpush.push.job import Destination, Secret, Seen
+from cloudpush.push.ports import Control
 from cloudpush.verify.answers import Refused, error_of, read_refusal
 from cloudpush.verify.listing import PAGE_BYTES, Survey, page_parameters, read_page
 from cloudpush.verify.questions import HeadInspector, Questions
@@ -16,6 +17,9 @@ from cloudpush.verify.wire import Wire
 
 #: Up to so many keys HEADs are sent at once, and are as quick as the first page of a listing.
 FEW = 32
+
+#: Bytes of an answer that is read for its words.
+WORDS = 64 * 1024
 
 #: Encryption under which an ETag is no MD5, although it may have the shape of one.
 _OPAQUE = ("aws:kms", "aws:kms:dsse")
@@ -29,6 +33,22 @@ class S3Inspector(HeadInspector):
     ) -> Questions:
         """See :class:`HeadInspector`."""
         return _S3Questions(pool, endpoint, destination, secret, allowed)
+
+    def begin_upload(self, destination: Destination, secret: Secret, key: str, control: Control) -> str:
+        """Begin an upload in pieces to ``key``; its id. Raises DestinationError."""
+        return self._pool.run(watched(self._asking(destination, secret).begin(key), control))
+
+    def erase(self, destination: Destination, secret: Secret, key: str, control: Control) -> None:
+        """Delete an object; also where it is gone already. Raises DestinationError."""
+        self._pool.run(watched(self._asking(destination, secret).delete(key, ""), control))
+
+    def end_upload(self, destination: Destination, secret: Secret, key: str, upload: str, control: Control) -> None:
+        """Abort it; also where it is gone already. Raises DestinationError."""
+        self._pool.run(watched(self._asking(destination, secret).abort(key, upload), control))
+
+    def _asking(self, destination: Destination, secret: Secret) -> _S3Questions:
+        endpoint = resolve(destination, secret, self._allowed)
+        return _S3Questions(self._pool, endpoint, destination, secret, self._allowed)
 
 
 class _S3Questions(Questions):
@@ -75,7 +95,25 @@ class _S3Questions(Questions):
 
     async def first_byte(self, key: str) -> Answer:
         """See :class:`Questions`."""
-        return await self._request("GET", self._wire.path(key), "", {"range": "bytes=0-0"}, limit=64 * 1024)
+        return await self._request("GET", self._wire.path(key), "", {"range": "bytes=0-0"}, limit=WORDS)
+
+    async def begin(self, key: str) -> str:
+        """Begin an upload in pieces; its id."""
+        answer = await self._request("POST", self._wire.path(key), "uploads=", {}, limit=WORDS)
+        found = _upload_id(answer.body) if answer.status == 200 else ""
+        if not found:
+            raise self.error(self.refused(answer), key)
+        return found
+
+    async def abort(self, key: str, upload: str) -> None:
+        """Abort an upload in pieces."""
+        await self.delete(key, encode_query({"uploadId": upload}))
+
+    async def delete(self, key: str, query: str) -> None:
+        """Delete an object, or what ``query`` names of it."""
+        answer = await self._request("DELETE", self._wire.path(key), query, {}, limit=WORDS)
+        if answer.status not in (200, 204, 404):
+            raise self.error(self.refused(answer), key)
 
     async def _page(self, parameters: Mapping[str, str]) -> Answer:
         return await self._request("GET", self._wire.base or "/", encode_query(parameters), {}, limit=PAGE_BYTES)
@@ -88,7 +126,8 @@ class _S3Questions(Questions):
 
     def refused(self, answer: Answer) -> Refused:
         """See :class:`Questions`."""
-        return read_refusal(answer.status, answer.body, answer.headers.get("x-amz-bucket-region", ""))
+        headers = answer.headers
+        return read_refusal(answer.status, answer.body, headers.get("x-amz-bucket-region", ""), headers.get("Date", ""))
 
     def error(self, refused: Refused, key: str) -> DestinationError:
         """See :class:`Questions`."""
@@ -118,3 +157,18 @@ class _S3Questions(Questions):
             ),
             sha256="" if "-" in sha256 else sha256,  # with a dash it is a digest of digests
         )
+
+
+def _upload_id(body: bytes) -> str:
+    """From the answer to a begun upload; empty where it is none."""
+    found: list[str] = []
+
+    def leaf(path: tuple[str, ...], text: str) -> None:
+        if len(path) == 2 and path[1] == "UploadId":
+            found.append(text)
+
+    try:
+        parse_xml(body, leaf)
+    except BadXml:
+        return ""
+    return found[0] if found else ""

@@ -209,4 +209,4 @@ class Questions(ABC):
         told = answer.status >= 300 and answer.status not in PASSING
         hint = self.refused(head).region or self.refused(answer).region
         refused = self.refused(answer) if told else Refused(head.status)
-        return self.error(Refused(refused.status, refused.code, refused.message, hint), key)
+        return self.error(Refused(refused.status, refused.code, refused.message, hint, refused.time), key)
