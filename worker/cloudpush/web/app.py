@@ -11,11 +11,13 @@ from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Mount
 
 from cloudpush.errors import CloudPushError
-from cloudpush.web import account, connections, consent, issuer, live, pushes, signin, words
+from cloudpush.web import access, account, connections, consent, issuer, live, pushes, signin, words
+from cloudpush.web.api.app import make_api
 from cloudpush.web.assets import Assets
+from cloudpush.web.audit.routes import routes as audit_routes
 from cloudpush.web.failing import http_error
 from cloudpush.web.headers import Surroundings
 from cloudpush.web.pages import Visit, get
@@ -32,14 +34,19 @@ def make_app(services: WebServices, *, stopping: Callable[[], bool] = lambda: Fa
     Raises SettingsError where web_url is missing or no URL of a server.
     """
     assets = Assets.read(HERE / "static")
+    streams = live.Streams(stopping)
+    api = make_api(services, streams)
     routes: list[BaseRoute] = [
+        Mount("/v1", api),
         get("/", lambda visit: visit.see("/connections")),
         *signin.routes(services),
         *account.routes(services),
+        *access.routes(services),
         *connections.routes(services),
         *consent.routes(services),
         *pushes.routes(services),
         *live.routes(services),
+        *audit_routes(services),
         *issuer.issuer_routes(services.settings.web_url, services.public_keys),
         *assets.routes(),
     ]
@@ -51,7 +58,7 @@ def make_app(services: WebServices, *, stopping: Callable[[], bool] = lambda: Fa
     app.router.redirect_slashes = False  # it would build a URL from the Host header
     app.state.services = services
     app.state.templates = make_templates(assets)
-    app.state.streams = live.Streams(stopping)
+    app.state.streams = streams
     return app
 
 
@@ -75,6 +82,13 @@ def make_templates(assets: Assets) -> Environment:
         "push_state": lambda s: words.PUSH_STATES[s],
         "grant_state": lambda s: words.GRANT_STATES[s],
         "file_state": lambda s: words.FILE_STATES[s],
+        "visible": words.visible,
+        "spelled": words.spelled,
+        "short": words.short,
+        "cut": words.cut,
+        "instant": words.instant,
+        "credential_kind": lambda s: words.CREDENTIAL_KINDS.get(s, s.replace("_", " ")),
+        "credential_state": lambda s: words.CREDENTIAL_STATES.get(s, ("off", s)),
         "strength": lambda s: words.STRENGTHS.get(s, s),
         "sentence": lambda event, explains: words.sentence(event["kind"], event["data"], explains),
     }

@@ -20,13 +20,22 @@ log = get_logger(__name__)
 
 #: What is not there and what is somebody else's look the same.
 HIDDEN = frozenset(
-    {Code.UNKNOWN_PUSH, Code.UNKNOWN_GRANT, Code.UNKNOWN_CREDENTIAL, Code.UNKNOWN_PROVIDER, Code.NOT_OWNER}
+    {
+        Code.UNKNOWN_PUSH,
+        Code.UNKNOWN_GRANT,
+        Code.UNKNOWN_CREDENTIAL,
+        Code.UNKNOWN_PROVIDER,
+        Code.UNKNOWN_TOKEN,
+        Code.NOT_OWNER,
+    }
 )
 STATUS = {
     Code.SIGN_IN_REFUSED: 403,
     Code.CONSENT_FAILED: 400,
     Code.SCOPE_TOO_NARROW: 400,
     Code.CONSENT_REVOKED: 409,
+    Code.FORBIDDEN: 403,
+    Code.RATE_LIMITED: 429,
     Code.INTERNAL: 500,
 }
 WHO = {

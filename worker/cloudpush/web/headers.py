@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -68,7 +68,8 @@ class Surroundings:
         default = {"https": 443, "http": 80}[origin.scheme]
         if origin.port in (None, default):
             self._hosts = {str(origin.hostname), f"{origin.hostname}:{default}"}
-        self._always = ALWAYS | ({"strict-transport-security": HSTS} if origin.scheme == "https" else {})
+        always = ALWAYS | ({"strict-transport-security": HSTS} if origin.scheme == "https" else {})
+        self._always = [(name.encode(), value.encode()) for name, value in always.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -84,7 +85,7 @@ class Surroundings:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add(MutableHeaders(scope=message), self._always | {"x-request-id": request_id})
+                _add(message, [*self._always, (b"x-request-id", request_id.encode())])
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request=request_id):
@@ -116,9 +117,16 @@ class Surroundings:
             await PlainTextResponse("This is no address of CloudPush.\n", 421)(scope, receive, send)
 
 
-def _add(headers: MutableHeaders, more: Mapping[str, str]) -> None:
-    for name, value in more.items():
-        headers[name] = value
-    headers.setdefault("content-security-policy", POLICY)
+def _add(start: Message, always: Iterable[tuple[bytes, bytes]]) -> None:
+    """Add what every answer has, in place of what it has of that already; and what it has not said otherwise."""
+    ours = dict(always)
+    headers = [(name, value) for name, value in start["headers"] if name not in ours]
+    said = {name for name, _ in headers}
+    start["headers"] = [*headers, *ours.items(), *(item for item in _UNLESS if item[0] not in said)]
+
+
+_UNLESS = (
+    (b"content-security-policy", POLICY.encode()),
     # Pages are somebody's own, and go with the session; assets say otherwise themselves.
-    headers.setdefault("cache-control", "no-store")
+    (b"cache-control", b"no-store"),
+)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -59,7 +59,7 @@ class Streams:
 
     def __init__(self, stopping: Callable[[], bool]) -> None:
         self.stopping = stopping
-        self._open: Counter[UUID] = Counter()
+        self._open: Counter[Hashable] = Counter()
         self._limiter: anyio.CapacityLimiter | None = None
 
     @property
@@ -69,12 +69,12 @@ class Streams:
             self._limiter = anyio.CapacityLimiter(AT_ONCE)
         return self._limiter
 
-    def full(self, session: UUID) -> bool:
-        """Whether this session may have no further one."""
-        return self._open[session] >= PER_SESSION or self._open.total() >= AT_ONCE
+    def full(self, session: Hashable, most: int = PER_SESSION) -> bool:
+        """Whether this session, or principal of the API, may have no further one."""
+        return self._open[session] >= most or self._open.total() >= AT_ONCE
 
     @contextmanager
-    def one(self, session: UUID) -> Iterator[None]:
+    def one(self, session: Hashable) -> Iterator[None]:
         """Counted while it is open."""
         self._open[session] += 1
         try:
@@ -115,8 +115,8 @@ async def events(request: Request) -> Response:
 async def _stream(visit: Visit, push_id: UUID, row: Row, streams: Streams) -> AsyncIterator[str]:
     assert visit.session is not None  # noqa: S101 -- seen by the caller
     with streams.one(visit.session.id):
-        watching = await run_sync(_watch, visit.services, push_id)
-        listen = await run_sync(watching.__enter__)
+        watch = await run_sync(watching, visit.services, push_id)
+        listen = await run_sync(watch.__enter__)
         try:
             yield f"retry: {RETRY_MS}\n\n"
             async for text in _moments(visit, push_id, row, listen, streams):
@@ -125,7 +125,7 @@ async def _stream(visit: Visit, push_id: UUID, row: Row, streams: Streams) -> As
             log.warning("stream ended", push=str(push_id), code=e.code)
         finally:
             with anyio.CancelScope(shield=True):
-                await run_sync(watching.__exit__, None, None, None)
+                await run_sync(watch.__exit__, None, None, None)
 
 
 async def _moments(visit: Visit, push_id: UUID, row: Row, listen: Listen, streams: Streams) -> AsyncIterator[str]:
@@ -153,12 +153,12 @@ async def _moments(visit: Visit, push_id: UUID, row: Row, listen: Listen, stream
         if message is not None and "bytes" in message:
             told = snapshot(row, sent=int(message["bytes"]), speed=message["speed"])
             yield _event("progress", told)
-            await anyio.sleep(_PACE)
+            await anyio.sleep(PACE_SECONDS)
         row = await run_in_threadpool(visit.services.history.push, push_id, visit.owner)
 
 
 #: Seconds between two moments at the least, however often workers tell theirs.
-_PACE = 0.25
+PACE_SECONDS = 0.25
 
 
 def _worth_a_look(row: Row) -> tuple[Any, ...]:
@@ -179,7 +179,7 @@ def _still_there(visit: Visit) -> bool:
     return again.trouble is not None or again.owner == visit.owner
 
 
-def _watch(services: WebServices, push_id: UUID) -> AbstractContextManager[Listen]:
+def watching(services: WebServices, push_id: UUID) -> AbstractContextManager[Listen]:
     """The broker's messages, or silence while it is away."""
     return _Watching(services, push_id)
 

@@ -35,6 +35,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
@@ -47,6 +48,7 @@ from starlette.routing import Route
 
 from cloudpush.errors import CloudPushError, Code, InputError
 from cloudpush.logs import get_logger
+from cloudpush.push.access.model import Right
 from cloudpush.push.custody import Caller
 from cloudpush.web import sessions
 from cloudpush.web.failing import error_response
@@ -54,6 +56,7 @@ from cloudpush.web.headers import POLICY
 
 if TYPE_CHECKING:
     from cloudpush.audit.sessions import Session
+    from cloudpush.push.access.model import Principal
     from cloudpush.wiring import WebServices
 
 log = get_logger(__name__)
@@ -63,7 +66,11 @@ BODY_BYTES = 64 * 1024
 FIELDS = 100
 #: Where somebody may want to go on after signing in: pages of ours that only show something.
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_NEXT = re.compile(rf"/(?:connections(?:/{_UUID})?|pushes(?:/{_UUID})?|connect(?:/[a-z0-9_-]{{1,64}})?)")
+_NEXT = re.compile(
+    rf"/(?:connections(?:/{_UUID})?|pushes(?:/{_UUID})?|connect(?:/[a-z0-9_-]{{1,64}})?"
+    rf"|audit(?:/pushes/{_UUID}|/ledger(?:/events|/{_UUID})?|/integrity)?"
+    r"|tokens|account|device(?:\?code=[A-Z]{4}-[A-Z]{4})?)"
+)
 
 HOME = "/connections"
 #: Sent by our script when a page asks for itself again: not the user's doing, so it keeps no session alive.
@@ -93,6 +100,19 @@ class Visit:
         if not self.owner:
             raise InputError(Code.SIGN_IN_REFUSED, "Nobody is signed in.")
         return Caller(self.owner)
+
+    @property
+    def principal(self) -> Principal:
+        """The same with what they may: the roles that they have now. Raises InputError: nobody is signed in; StoreError."""
+        return self.services.access.principal_of_session(self.caller.name)
+
+    @cached_property
+    def auditor(self) -> bool:
+        """Whether the way to the auditors' pages is shown. An error page is shown without, rather than not at all."""
+        try:
+            return bool(self.owner) and self.principal.may(Right.READ_ALL)
+        except CloudPushError:
+            return False
 
     @property
     def path(self) -> str:

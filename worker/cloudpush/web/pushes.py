@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from cloudpush.audit.history import Filter
 from cloudpush.errors import CloudPushError, InputError
 from cloudpush.push.grants.model import GRANT_KINDS
-from cloudpush.push.states import FileState, State
+from cloudpush.push.states import Event, FileState, State
+from cloudpush.push.trust.receipts import MEDIA_TYPE
 from cloudpush.web import words
+from cloudpush.web.api.receipts import headers as receipt_headers
 from cloudpush.web.pages import Visit, get, post
 
 if TYPE_CHECKING:
@@ -29,7 +31,12 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def routes(_services: WebServices) -> list[BaseRoute]:
     """Pages about pushes; what is live about them is ``web.live``."""
-    return [get("/pushes", index), get("/pushes/{push_id}", show), post("/pushes/{push_id}/cancel", cancel)]
+    return [
+        get("/pushes", index),
+        get("/pushes/{push_id}", show),
+        post("/pushes/{push_id}/cancel", cancel),
+        get("/pushes/{push_id}/receipt", receipt),
+    ]
 
 
 def index(visit: Visit) -> Response:
@@ -68,6 +75,8 @@ def show(visit: Visit) -> Response:
         files=files,
         events=events[-EVENTS:],
         events_before=max(0, len(events) - EVENTS),
+        # The newest: a retry may have probed again.
+        probe=next((e for e in reversed(events) if e["kind"] == Event.PUSH_PREFLIGHT), None),
         error=words.error(row["error_code"], row["error_message"]),
         connection=_connection(visit, row),
         final=State(row["state"]).final,
@@ -79,6 +88,13 @@ def cancel(visit: Visit) -> Response:
     push_id = visit.id("push_id")
     visit.services.intake.cancel(push_id, visit.owner, visit.owner)
     return visit.see(f"/pushes/{push_id}")
+
+
+def receipt(visit: Visit) -> Response:
+    """Its signed receipt, to keep. Seconds after the push's end it may not be there yet."""
+    push_id = visit.id("push_id")
+    chunks = visit.services.receipts.stream(push_id, visit.principal.sees)
+    return StreamingResponse(chunks, headers=receipt_headers(push_id), media_type=MEDIA_TYPE)
 
 
 def percent(row: Mapping[str, Any]) -> int | None:

@@ -10,7 +10,8 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from cloudpush.errors import Actor, Code
-from cloudpush.push.grants.model import WEB_IDENTITY, GrantState
+from cloudpush.push.grants.model import NOTIFY_HOOK, OAUTH_GRANT, WEB_IDENTITY, GrantState
+from cloudpush.push.signed.model import RESIGN_HOOK, SIGNED_URLS
 from cloudpush.push.states import FileState, State
 
 Data = Mapping[str, Any]
@@ -51,6 +52,31 @@ STRENGTHS = {
     "response": "only the answer “received”",
     "none": "nothing seen",
 }
+CREDENTIAL_KINDS = {
+    "access_key": "access key",
+    OAUTH_GRANT: "consent (tokens)",
+    WEB_IDENTITY: "consent (trusted role)",
+    SIGNED_URLS: "signed URLs",
+    RESIGN_HOOK: "callback for fresh URLs",
+    NOTIFY_HOOK: "webhook",
+}
+#: Kinds that no push uses as its credential.
+HOOKS = frozenset({RESIGN_HOOK, NOTIFY_HOOK})
+#: Of credentials and of grants: a grant's own word says more.
+CREDENTIAL_STATES: dict[str, tuple[str, str]] = {
+    "sealing": ("wait", "on its way to Vault"),
+    "active": ("good", "can be used"),
+    "expired": ("off", "expired"),
+    "purging": ("wait", "being destroyed"),
+    "purged": ("off", "destroyed"),
+    "reconnect": ("act", "needs a reconnect"),
+    "revoking": ("wait", "being revoked"),
+    "revoked": ("off", "revoked"),
+}
+#: Characters that change how their neighbours are read, by what Unicode calls them.
+UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 ACTORS = {
     Actor.USER: "You have to act.",
     Actor.OPERATOR: "The operator has to act.",
@@ -123,11 +149,48 @@ def minute(moment: datetime | None, never: str = "") -> Markup | str:
     return Markup('<time datetime="{}" data-minute>{}</time>').format(iso, absolute(moment))
 
 
+def cut(text: str, length: int = 14) -> str:
+    """The beginning of something long."""
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+def instant(moment: datetime | None, never: str = "") -> Markup | str:
+    """The exact time in UTC, as auditors compare it: the same for every reader, wherever they are."""
+    if moment is None:
+        return never
+    utc = moment.astimezone(UTC)
+    return Markup('<time datetime="{}" data-utc title="{}">{:%Y-%m-%d %H:%M:%S}</time>').format(
+        utc.isoformat(), f"{utc:%Y-%m-%d %H:%M:%S.%f} UTC", utc
+    )
+
+
 def prose(text: str) -> Markup:
     """Our own fixed words with their marks: ``*a button*`` and ```a command```. Everything in them is escaped."""
     escaped = str(escape(text))
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
     return Markup(re.sub(r"\*([^*<>]+)\*", r"<strong>\1</strong>", escaped))  # noqa: S704 -- escaped above
+
+
+def visible(text: object) -> Markup:
+    """Somebody else's text, on its own: what is written from right to left disturbs no neighbour.
+
+    Characters that nobody sees, such as those that turn the rest of a name round, are shown by their numbers.
+    """
+    escaped = str(escape(str(text)))
+    shown = UNSEEN.sub(lambda m: f'<span class="unseen">U+{ord(m.group()):04X}</span>', escaped)
+    return Markup("<bdi>{}</bdi>").format(Markup(shown))  # noqa: S704 -- escaped above
+
+
+def spelled(text: object) -> str:
+    """The same where there are no elements, such as in a page's title."""
+    return UNSEEN.sub(lambda m: f"[U+{ord(m.group()):04X}]", str(text))
+
+
+def short(digest: str | None, length: int = 10) -> Markup | str:
+    """The beginning of a digest; all of it is the title."""
+    if not digest:
+        return ""
+    return Markup('<code class="digest" title="{}">{}…</code>').format(digest, digest[:length])
 
 
 def error(code: str | None, message: str | None) -> dict[str, str]:
@@ -208,6 +271,12 @@ def _opened(data: Data) -> str:
     return "A worker opened the tokens" + (f" (generation {number})." if number else ".")
 
 
+def _preflight(data: Data) -> str:
+    return (
+        f"A probe of the destination failed{_why(data)}" if data.get("code") else "A probe of the destination passed."
+    )
+
+
 def _revoked(data: Data) -> str:
     if data.get("provider_told"):
         return "Revoked; the provider was told, and no longer accepts its tokens."
@@ -235,6 +304,38 @@ def _planned(data: Data) -> str:
     )
 
 
+def _quoted(data: Data, name: str, otherwise: str) -> str:
+    return f"“{data[name]}”" if data.get(name) else otherwise
+
+
+def _probe(data: Data) -> str:
+    where = f" at {data['uri']}" if data.get("uri") else ""
+    if data.get("code"):
+        return f"A probe{where} failed{_why(data)}"
+    return f"A probe{where} passed."
+
+
+def _role(words: str) -> Callable[[Data], str]:
+    return lambda data: f"The role {data.get('role', '?')} was {words} {data.get('principal', 'somebody')}."
+
+
+def _token_created(data: Data) -> str:
+    scopes = data.get("scopes") or ()
+    may = f", for {', '.join(str(s) for s in scopes)}" if scopes else ""
+    until = f", until {str(data['expires_at'])[:16].replace('T', ' ')}" if data.get("expires_at") else ""
+    return f"The API token {_quoted(data, 'name', '')} was made{may}{until}.".replace("token  was", "token was")
+
+
+def _exported(data: Data) -> str:
+    rows = f", {count(int(data['rows']), 'row')}" if data.get("rows") is not None else ""
+    form = f" as {data['format']}" if data.get("format") else ""
+    return f"A copy of {data.get('table', 'a table')} was taken{form}{rows}."
+
+
+def _month(words: str) -> Callable[[Data], str]:
+    return lambda data: f"{str(data.get('month', 'A month'))[:7]} was {words}."
+
+
 def _part(words: str) -> Callable[[Data], str]:
     return lambda data: f"Part {data['part']} {words}." if "part" in data else f"A part {words}."
 
@@ -250,6 +351,9 @@ SENTENCES: dict[str, str | Callable[[Data], str]] = {
     "push.awaiting_consent": lambda d: f"Paused until somebody acts{_why(d)}",
     "push.resumed": "It goes on.",
     "push.resigned": "Fresh URLs were handed over.",
+    "push.preflight": _preflight,
+    "push.receipt_issued": "Its receipt was signed.",
+    "push.notified": lambda d: f"A webhook could not be told{_why(d)}" if d.get("code") else "A webhook was told.",
     "push.resign_asked": "The callback was asked for fresh URLs.",
     "push.succeeded": "Succeeded: every file is there and proved.",
     "push.unverified": lambda d: f"Ended: uploaded, but not proved as strongly as demanded{_why(d)}",
@@ -284,6 +388,22 @@ SENTENCES: dict[str, str | Callable[[Data], str]] = {
     "grant.superseded": "Tokens of earlier generations were destroyed in Vault.",
     "grant.revoking": "Taken back: from here on nothing can use it.",
     "grant.revoked": _revoked,
+    "preflight.asked": lambda d: f"A probe was asked for{' at ' + str(d['uri']) if d.get('uri') else ''}.",
+    "preflight.ended": _probe,
+    "role.granted": _role("given to"),
+    "role.revoked": _role("taken from"),
+    "token.created": _token_created,
+    "token.revoked": lambda d: f"The API token {_quoted(d, 'name', '')} was revoked.".replace(
+        "token  was", "token was"
+    ),
+    "audit.exported": _exported,
+    "audit.archived": _month("written to files, with its checkpoints"),
+    "audit.dropped": _month("taken out of the database; its archive is what is left"),
+    "audit.pseudonymised": "A person's name was replaced by a pseudonym.",
+    "session.started": "Somebody signed in to the web pages.",
+    "session.ended": "A session in the web pages ended.",
+    "vault.key_rotated": "The key that seals secrets has a new version.",
+    "vault.key_retired": "Older versions of the key that seals secrets unwrap nothing any more.",
 }
 
 

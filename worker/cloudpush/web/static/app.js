@@ -4,6 +4,7 @@ import { sendOnce } from "./forms.js";
 import { followPush } from "./live.js";
 import { awaitWorker } from "./pending.js";
 import { offerCopies } from "./copy.js";
+import { fetchPart } from "./parts.js";
 
 document.documentElement.classList.add("scripted");
 sayTimes(document);
@@ -13,4 +14,5 @@ offerCopies(document);
 
 const live = document.querySelector("[data-events]");
 if (live) followPush(live);
+for (const part of document.querySelectorAll("[data-part]")) fetchPart(part);
 if (document.querySelector("[data-pending]")) awaitWorker();

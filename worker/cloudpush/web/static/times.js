@@ -11,9 +11,9 @@ function ago(moment) {
   return RELATIVE.format(Math.round(seconds / length), unit);
 }
 
-/** Say every <time> below `root` anew. Those with a title are relative: the title says the exact time. */
+/** Say every <time> below `root` anew, but those that auditors compare, which stay UTC. Those with a title are relative: it says the exact time. */
 export function sayTimes(root) {
-  for (const time of root.querySelectorAll("time[datetime]")) {
+  for (const time of root.querySelectorAll("time[datetime]:not([data-utc])")) {
     const moment = Date.parse(time.dateTime);
     if (Number.isNaN(moment)) continue;
     const said = time.title ? ago(moment) : ("minute" in time.dataset ? EXACT : TO_THE_SECOND).format(moment);
