@@ -1,17 +1,17 @@
-"""``cloudpush history``, ``show`` and ``audit verify``: what auditors ask."""
+"""``cloudpush history`` and ``show``: what auditors ask. What they believe it by is in ``trust``, what becomes of it in ``retention``."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from cloudpush.audit.history import Filter
-from cloudpush.audit.integrity import verify as verify_record
-from cloudpush.cli.context import console, parse_push_id, parse_time, print_json, services, size, when
-from cloudpush.cli.exits import Exit
+from cloudpush.cli import retention, trust
+from cloudpush.cli.context import console, parse_push_id, parse_strength, parse_time, print_json, size, when
+from cloudpush.cli.desk import Which, desk
 from cloudpush.cli.push import COLOURS
 from cloudpush.errors import Code, InputError
 from cloudpush.push.states import FileState, State
@@ -23,18 +23,27 @@ def add_to(root: typer.Typer) -> None:
     """Add the commands."""
     root.command()(history)
     root.command()(show)
+    trust.add_to(app)
+    retention.add_to(app)
     root.add_typer(app, name="audit")
 
 
 def history(
     owner: Annotated[str | None, typer.Option(help="Whose pushes.")] = None,
     bucket: Annotated[str | None, typer.Option(help="Into which bucket.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="How their keys begin.")] = None,
     state: Annotated[State | None, typer.Option(help="In which state.")] = None,
+    strength: Annotated[str, typer.Option(help="Proved exactly so.")] = "",
     kind: Annotated[str | None, typer.Option(help="With which kind of credential, such as access_key.")] = None,
+    credential: Annotated[UUID | None, typer.Option(metavar="ID", help="With this credential or grant.")] = None,
     code: Annotated[str | None, typer.Option(help="Ended with which error code.")] = None,
     since: Annotated[str | None, typer.Option(help="Submitted at or after: an ISO time, or a span such as 7d.")] = None,
     until: Annotated[str | None, typer.Option(help="Submitted before.")] = None,
-    label: Annotated[str | None, typer.Option(help="With this label, k=v.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="With this label, k=v; repeatable.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Option("--text", "-q", help="Words of source, destination and paths; word* for how one begins."),
+    ] = None,
     before: Annotated[
         str | None, typer.Option(metavar="PUSH", help="Only pushes older than this one: the next page.")
     ] = None,
@@ -42,18 +51,22 @@ def history(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """List pushes, newest first."""
-    which = Filter(
+    which = Which(
         owner=owner,
         bucket=bucket,
+        prefix=prefix,
         state=state,
-        credential_kind=kind,
-        error_code=code,
+        strength=parse_strength(strength) if strength else None,
+        kind=kind,
+        credential=credential,
+        code=code,
         since=parse_time(since, "since") if since else None,
         until=parse_time(until, "until") if until else None,
-        label=_label(label) if label else None,
+        labels=tuple(_label(one) for one in label or []),
+        text=text,
     )
-    with services() as built:
-        rows = built.history.pushes(which, limit=limit, before=parse_push_id(before) if before else None)
+    with desk() as at:
+        rows = at.pushes(which, limit, parse_push_id(before) if before else None)
     if as_json:
         print_json(rows)
         return
@@ -98,17 +111,17 @@ def show(
     """Show one push: where it stands, what happened, and its files."""
     wanted = parse_push_id(push_id)
     states = (FileState.FAILED, FileState.UNVERIFIED) if trouble else ()
-    with services() as built:
-        row = built.history.push(wanted)
-        events = built.history.events(wanted)
+    with desk() as at:
+        row = at.push(wanted)
+        events = at.events(wanted)
         if as_json:
-            found = list(built.history.files(wanted, states=states, limit=files or None))
+            found = list(at.files(wanted, states, files or None))
             print_json({**row, "events": events, "files": found})
             return
         _show_push(row)
         _show_events(events)
         if files:
-            _show_files(list(built.history.files(wanted, states=states, limit=files)), row["files_total"])
+            _show_files(list(at.files(wanted, states, files)), row["files_total"])
 
 
 def _show_push(row: dict[str, Any]) -> None:
@@ -138,7 +151,7 @@ def _show_push(row: dict[str, Any]) -> None:
         "error_code",
         "error_message",
     ):
-        value = row[name]
+        value = row.get(name)
         if value not in (None, "") and (value or name != "parts_paused"):
             table.add_row(name.replace("_", " "), Text(when(value) if name.endswith("_at") else str(value)))
     table.add_row("size", size(row["bytes_total"]))
@@ -165,7 +178,7 @@ def _show_events(events: list[dict[str, Any]]) -> None:
     table = Table("#", "at (UTC)", "event", "by", "what", title="Events", title_justify="left")
     for e in events:
         what = ", ".join(f"{k}={v}" for k, v in e["data"].items() if v not in (None, "", [], {}))
-        table.add_row(str(e["seq"]), when(e["at"]), e["kind"], Text(e["actor"]), Text(what, overflow="fold"))
+        table.add_row(str(e["seq"]), when(e["at"]), Text(e["kind"]), Text(e["actor"]), Text(what, overflow="fold"))
     console().print(table)
 
 
@@ -189,7 +202,7 @@ def _show_files(rows: list[dict[str, Any]], total: int) -> None:
             f["state"],
             f["strength"] or "",
             (f["sha256"] or "")[:16],
-            f["etag"] or "",
+            Text(f["etag"] or ""),
             when(f["uploaded_at"]),
             f["error_code"] or "",
         )
@@ -197,42 +210,6 @@ def _show_files(rows: list[dict[str, Any]], total: int) -> None:
     out.print(table)
     if len(rows) < total:
         out.print(f"{len(rows)} of {total} files; --files N shows more, --trouble only those that need attention.")
-
-
-@app.command()
-def verify(
-    push_id: Annotated[
-        str | None, typer.Argument(metavar="[PUSH]", help="Only this push; default: everything.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-) -> None:
-    """Recompute every hash chain and file digest; exit code 8 if something is not as it was written."""
-    with services() as built:
-        report = verify_record(built.database, parse_push_id(push_id) if push_id else None)
-    if push_id and not report.streams:
-        raise InputError(Code.UNKNOWN_PUSH, f"push {push_id} is not known.", field="push")
-    if as_json:
-        print_json(
-            {
-                "sound": report.sound,
-                "chains": report.streams,
-                "events": report.events,
-                "parts": report.parts,
-                "files": report.files,
-                "faults": [{"stream": f.stream, "seq": f.seq, "what": f.what} for f in report.faults],
-            }
-        )
-    else:
-        out = console()
-        for fault in report.faults:
-            out.print(f"[red]✗[/] {fault.stream}: {fault.what}")
-        colour, word = ("green", "sound") if report.sound else ("red", f"{len(report.faults)} faults")
-        out.print(
-            f"[bold {colour}]{word}[/]: {report.streams} chains, {report.events} events, "
-            f"{report.files} file rows of {report.parts} parts checked"
-        )
-    if not report.sound:
-        raise typer.Exit(Exit.UNSOUND)
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import typer
@@ -17,9 +17,10 @@ from rich.console import Console, ConsoleOptions, RenderHook
 from rich.segment import Segment
 
 from cloudpush.errors import Code, InputError
-from cloudpush.logs import setup_logs
-from cloudpush.settings import read_settings
-from cloudpush.wiring import Services, build
+from cloudpush.push.states import Strength
+
+if TYPE_CHECKING:
+    from cloudpush.wiring import Services
 
 #: Control characters but the line's end, and what is seen as nothing or turns a text around.
 _UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -29,6 +30,10 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"
 @contextmanager
 def services() -> Iterator[Services]:
     """Services for one command; warnings go to stderr in plain words."""
+    from cloudpush.logs import setup_logs  # noqa: PLC0415 -- what works through the API needs none of these
+    from cloudpush.settings import read_settings  # noqa: PLC0415 -- likewise
+    from cloudpush.wiring import build  # noqa: PLC0415 -- likewise
+
     setup_logs("error", "console")
     built = build(read_settings())
     try:
@@ -116,6 +121,15 @@ def parse_push_id(text: str) -> UUID:
         return UUID(text)
     except ValueError as e:
         raise InputError(Code.UNKNOWN_PUSH, f"push {text!r} is no push id.", field="push") from e
+
+
+def parse_strength(word: str) -> Strength:
+    """A strength as users type it. Raises InputError."""
+    try:
+        return Strength.of(word)
+    except KeyError:
+        words = ", ".join(s.word for s in Strength)
+        raise InputError(Code.BAD_INPUT, f"strength {word!r} is none of {words}.", field="strength") from None
 
 
 def size(count: float | None) -> str:

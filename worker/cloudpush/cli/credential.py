@@ -6,10 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import typer
@@ -17,14 +16,20 @@ from rich.table import Table
 from rich.text import Text
 
 from cloudpush.cli import handover
-from cloudpush.cli.context import console, os_user, parse_time, print_json, services, warn, when
+from cloudpush.cli.context import console, parse_time, print_json, warn, when
+from cloudpush.cli.desk import NewCredential, Row, desk
 from cloudpush.credentials.kinds import KINDS, AccessKey, parse
 from cloudpush.errors import Code, InputError
-from cloudpush.push.custody import Caller, Credential, CredentialState
 
 app = typer.Typer(
     name="credential", help="Hand over, look at and destroy the secrets that pushes use.", no_args_is_help=True
 )
+
+
+def add_to(root: typer.Typer) -> None:
+    """Add the commands."""
+    root.add_typer(app, name="credential")
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Operator = Annotated[
@@ -66,20 +71,22 @@ def add(
     checked = parse(kind, fields)
     expires_at = parse_time(expires or ends, "expires", future=True) if expires or ends else None
     purge_at = parse_time(purge_after, "purge_after", future=True) if purge_after else None
-    with services() as s:
-        credential = s.custody.add(
-            Caller(os_user(), operator),
-            checked,
-            name=name,
-            owner=owner,
-            profile=profile,
-            expires_at=expires_at,
-            purge_after=purge_at,
+    with desk() as at:
+        credential = at.add_credential(
+            NewCredential(
+                secret=checked,
+                name=name,
+                owner=owner,
+                profile=profile,
+                expires_at=expires_at,
+                purge_after=purge_at,
+                operator=operator,
+            )
         )
     if as_json:
-        print_json(as_dict(credential))
+        print_json(credential)
     else:
-        typer.echo(credential.id)
+        typer.echo(credential["id"])
 
 
 @app.command("list")
@@ -90,10 +97,10 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List credentials: metadata only."""
-    with services() as s:
-        found = s.custody.list(Caller(os_user(), everyone), everyone=everyone, purged=purged, limit=limit)
+    with desk() as at:
+        found = at.credentials(everyone=everyone, purged=purged, limit=limit)
     if as_json:
-        print_json([as_dict(c) for c in found])
+        print_json(found)
         return
     heads = ["id", "owner", "name", "kind", "state", "endpoint", "expires", "purge", "last used"]
     _print_table(heads, [_row(c) for c in found])
@@ -102,8 +109,8 @@ def list_(
 @app.command()
 def show(credential: Id, operator: Operator = False, as_json: Json = False) -> None:
     """Show one credential's metadata and its last use."""
-    with services() as s:
-        found = s.custody.show(Caller(os_user(), operator), credential)
+    with desk() as at:
+        found = at.credential(credential, operator=operator)
     _print_one(found, as_json=as_json)
 
 
@@ -115,33 +122,18 @@ def purge(
     as_json: Json = False,
 ) -> None:
     """Destroy the secret in Vault, for good. Its metadata and history stay."""
-    who = Caller(os_user(), operator)
-    with services() as s:
-        named = s.custody.show(who, credential)
+    with desk() as at:
+        named = at.credential(credential, operator=operator)
         if not yes:
-            _confirm(named)
-        purged = s.custody.purge(who, credential)
+            _confirm(named["name"])
+        purged = at.purge_credential(credential, operator=operator)
     _print_one(purged, as_json=as_json)
 
 
-def as_dict(credential: Credential) -> dict[str, Any]:
-    """The metadata as one flat object."""
-    fields = asdict(credential)
-    use = fields.pop("use")
-    return {
-        **fields,
-        "state": str(credential.state),
-        "uses": use["count"],
-        "last_used_at": use["last_at"],
-        "last_used_push": use["last_push"],
-        "last_used_worker": use["last_worker"] or None,
-    }
-
-
-def _confirm(credential: Credential) -> None:
+def _confirm(name: str) -> None:
     if not sys.stdin.isatty():
         raise InputError(Code.BAD_INPUT, "purge destroys the secret for good: confirm with --yes.", field="yes")
-    typer.confirm(f"Destroy the secret of {credential.name!r} for good?", abort=True, err=True)
+    typer.confirm(f"Destroy the secret of {name!r} for good?", abort=True, err=True)
 
 
 def _refuse_extra(extra: list[str]) -> None:
@@ -186,28 +178,26 @@ def _ask(label: str, hidden: bool, required: bool) -> str:
     return str(typer.prompt(label, default=default, hide_input=hidden, show_default=False, err=True))
 
 
-def _print_one(credential: Credential, *, as_json: bool) -> None:
+def _print_one(credential: Row, *, as_json: bool) -> None:
     if as_json:
-        print_json(as_dict(credential))
+        print_json(credential)
         return
-    texts = {
-        k: when(v) if isinstance(v, datetime) else str("" if v is None else v) for k, v in as_dict(credential).items()
-    }
+    texts = {k: when(v) if isinstance(v, datetime) else str("" if v is None else v) for k, v in credential.items()}
     _print_table(["field", "value"], [[*pair] for pair in texts.items()])
 
 
-def _row(c: Credential) -> list[str]:
-    expired = c.state is CredentialState.ACTIVE and c.expires_at is not None and c.expires_at <= datetime.now(UTC)
+def _row(c: Row) -> list[str]:
+    expired = c["state"] == "active" and c["expires_at"] is not None and c["expires_at"] <= datetime.now(UTC)
     return [
-        str(c.id),
-        c.owner,
-        c.name,
-        c.kind,
-        "expired" if expired else str(c.state),
-        c.endpoint or (f"profile {c.profile}" if c.profile else ""),
-        when(c.expires_at),
-        when(c.purged_at or c.purge_after),
-        when(c.use.last_at),
+        str(c["id"]),
+        c["owner"],
+        c["name"],
+        c["kind"],
+        "expired" if expired else c["state"],
+        c["endpoint"] or (f"profile {c['profile']}" if c["profile"] else ""),
+        when(c["expires_at"]),
+        when(c["purged_at"] or c["purge_after"]),
+        when(c["last_used_at"]),
     ]
 
 

@@ -12,6 +12,11 @@ from cloudpush.settings import read_settings
 app = typer.Typer(help="Create and upgrade the database schema.", no_args_is_help=True)
 
 
+def add_to(root: typer.Typer) -> None:
+    """Add the commands."""
+    root.add_typer(app, name="db")
+
+
 @app.command()
 def upgrade() -> None:
     """Bring the database to the level that this version needs. Safe to repeat."""

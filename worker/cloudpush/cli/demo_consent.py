@@ -6,11 +6,14 @@ The storage is the demo's S3 server: its STS lends the keys of a role to whoever
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+from cloudpush.cli.demo_run import BUCKET, Run, chapter, quote, say
 from cloudpush.cli.demo_visitor import Page, Visitor
+from cloudpush.cli.exits import Exit
 from cloudpush.errors import Code, StackError
 from cloudpush.stack.oauth_mock import OAuthClient, OAuthMock
 from cloudpush.stack.seaweedfs import role_arn, web_identity
@@ -22,6 +25,35 @@ ROLE = "CloudPush"
 ROLE_ARN = role_arn(ROLE)
 CALLBACK = f"/consent/callback/{PROVIDER}"
 _LINK = re.compile(r"http://127\.0\.0\.1:\d+/sign-in/link\?token=[\w-]+")
+
+
+def connect_push_revoke(run: Run, client: OAuthClient) -> None:
+    """The chapter: an account is connected, a push goes by it, and it is taken back."""
+    chapter("10. A consent in the browser (OAuth): connect, push, revoke")
+    says = "The operator has registered CloudPush with a provider; the client's secret goes into Vault:"
+    run("provider", "set-secret", PROVIDER, stdin=client.secret, says=says)
+    link = find_link(run.quietly("web-link"))
+    say(
+        "A user opens a one-time link, reads what is asked for, and consents. Here a small visitor does, by the pages' forms:"
+    )
+    for page in click_through(link, "my-cloud"):
+        quote(f"  {page.url.partition('?')[0]}  {page.heading}")
+    run("grant", "list")
+    [grant] = json.loads(run.quietly("grant", "list", "--json"))["grants"]
+    run(
+        *("push", str(run.reports), f"s3://{BUCKET}/consented", "--credential", "my-cloud", "--wait"),
+        says="Nobody handed over a key: the storage lends one for this prefix, because of the consent.",
+    )
+    run(
+        *("grant", "revoke", "my-cloud", "--yes", "--wait"),
+        says="The user takes it back. The provider is told where it listens, Vault is purged.",
+    )
+    run(
+        *("push", str(run.reports), f"s3://{BUCKET}/late", "--credential", grant["id"]),
+        expect=Exit.BAD_INPUT,
+        says="From now on nothing goes by it; what ran would have stopped within seconds.",
+    )
+    run("grant", "ledger", grant["id"], says="The consent ledger: everything that was asked, granted and done with it.")
 
 
 def iam_document(issuer: str, client_id: str) -> dict[str, Any]:

@@ -55,6 +55,11 @@ class Check:
     fix: str = ""
 
 
+def add_to(root: typer.Typer) -> None:
+    """Add the command."""
+    root.command()(doctor)
+
+
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -196,9 +201,27 @@ RIGHTS_OF: dict[str, list[tuple[str, set[str]]]] = {
         ("{kv}/data/clients/x", {"read"}),
         ("{transit}/sign/{issuer}/sha2-256", {"update"}),
         ("{transit}/keys/{issuer}", {"read"}),
+        ("{transit}/sign/{audit}", set()),
+        ("{transit}/sign/{submission}", set()),
+        ("{transit}/keys/{submission}", {"read"}),
+    ],
+    "notary": [
+        ("{transit}/sign/{audit}", {"update"}),
+        ("{transit}/keys/{audit}", {"read"}),
+        ("{transit}/keys/{audit}/config", set()),
+        ("{kv}/data/anchors/x", {"create", "read", "update"}),
+        ("{kv}/metadata/anchors/x", set()),
+        ("{kv}/data/credentials/x", set()),
+        ("{transit}/decrypt/{key}", set()),
     ],
     "web": [
-        ("{kv}/data/credentials/x", set()),
+        ("{kv}/data/credentials/x", {"create"}),
+        ("{kv}/metadata/credentials/x", set()),
+        ("{kv}/data/anchors/x", {"read"}),
+        ("{transit}/sign/{audit}", set()),
+        ("{transit}/keys/{audit}", {"read"}),
+        ("{transit}/sign/{submission}", {"update"}),
+        ("{transit}/keys/{submission}", {"read"}),
         ("{kv}/data/sheets/x", {"create"}),
         ("{kv}/metadata/sheets/x", set()),
         ("{kv}/data/clients/x", {"read"}),
@@ -214,6 +237,8 @@ RIGHTS_OF: dict[str, list[tuple[str, set[str]]]] = {
         ("{kv}/metadata/sheets/x", set()),
         ("{transit}/decrypt/{key}", set()),
         ("{transit}/datakey/plaintext/{key}", {"update"}),
+        ("{kv}/data/anchors/x", {"read"}),
+        ("{transit}/keys/{audit}", {"read"}),
     ],
     "keeper": [
         ("{kv}/data/credentials/x", {"read", "update"}),
@@ -233,6 +258,8 @@ def _paths(settings: Settings, wanted: list[tuple[str, set[str]]]) -> dict[str, 
     names = {
         "kv": settings.vault_kv_mount,
         "transit": settings.vault_transit_mount,
+        "audit": settings.vault_audit_key,
+        "submission": settings.vault_submission_key,
         "key": settings.vault_transit_key,
         "issuer": settings.vault_issuer_key,
     }

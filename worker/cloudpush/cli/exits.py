@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from cloudpush.errors import CloudPushError, Code, CredentialError, InputError, SourceError, StackError
+from cloudpush.errors import AccessError, CloudPushError, Code, CredentialError, InputError, SourceError, StackError
 from cloudpush.push.states import State
 
 
@@ -38,6 +38,8 @@ AWAY = frozenset(
         Code.VAULT_SEALED,
         Code.VAULT_UNREACHABLE,
         Code.VAULT_DENIED,
+        Code.SERVER_UNREACHABLE,
+        Code.RATE_LIMITED,
     }
 )
 
@@ -46,6 +48,6 @@ def exit_code_of(error: CloudPushError) -> Exit:
     """The exit code of a command that ended with ``error``."""
     if error.code in AWAY:
         return Exit.UNAVAILABLE
-    if isinstance(error, InputError | SourceError | CredentialError):
+    if isinstance(error, InputError | SourceError | CredentialError | AccessError):
         return Exit.BAD_INPUT
     return Exit.ERROR if not isinstance(error, StackError) else Exit.UNAVAILABLE

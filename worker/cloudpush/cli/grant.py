@@ -25,6 +25,12 @@ app = typer.Typer(
     name="grant", help="Look at, share, try out and revoke the accounts that were connected.", no_args_is_help=True
 )
 
+
+def add_to(root: typer.Typer) -> None:
+    """Add the commands."""
+    root.add_typer(app, name="grant")
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Operator = Annotated[bool, typer.Option("--operator", help="Act as operator: on everyone's grants. It is recorded.")]
 Reference = Annotated[str, typer.Argument(metavar="GRANT", help="Its id, or its name if it is yours.")]

@@ -10,12 +10,11 @@ import configparser
 import json
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from cloudpush.credentials.kinds import prompts
 from cloudpush.errors import Code, InputError
 
 #: Far more than any key needs; a whole dataset given by mistake is refused.
@@ -45,6 +44,8 @@ _ALIASES = {"endpoint_url": "endpoint", "expiration": "expires"}
 
 def from_prompt(kind: str, ask: Callable[[str, bool, bool], str]) -> dict[str, str]:
     """Ask for each field: ``ask(label, hidden, required)``."""
+    from cloudpush.credentials.kinds import prompts  # noqa: PLC0415 -- a push needs no kinds
+
     answers = {
         p.field: ask(p.field.replace("_", " ") + ("" if p.required else " (none: enter)"), p.hidden, p.required)
         for p in prompts(kind)
@@ -97,6 +98,16 @@ def refuse_urls(*arguments: str) -> None:
             Code.BAD_INPUT,
             "A signed URL never belongs on the command line, where others can read it: if that was one, sign another. "
             "Hand it over on standard input (--signed-url -) or in a file (--signed-url FILE, --manifest FILE).",
+            field="arguments",
+        )
+
+
+def refuse_words(extra: Sequence[str]) -> None:
+    """Refuse arguments that a command does not take, without repeating what may be a secret. Raises InputError."""
+    if extra:
+        raise InputError(
+            Code.BAD_INPUT,
+            f"{len(extra)} word{'s' if len(extra) > 1 else ''} too many on the command line; see --help.",
             field="arguments",
         )
 

@@ -10,34 +10,55 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cloudpush.cli import audit, credential, database, grant, processes, provider, push, signed, stack, vault, web
 from cloudpush.cli.context import harmless
-from cloudpush.cli.demo import demo
-from cloudpush.cli.doctor import doctor
+from cloudpush.cli.desk import LOCAL
 from cloudpush.cli.exits import Exit, exit_code_of
+from cloudpush.cli.lazy import group_of
 from cloudpush.errors import CloudPushError
 from cloudpush.resources import keep_secrets_off_disk
 
+#: Command → the module below ``cloudpush.cli`` whose ``add_to`` adds it; in the order of the help.
+COMMANDS = {
+    "push": "push",
+    "cancel": "push",
+    "retry": "push",
+    "preflight": "preflight",
+    "wait": "push",
+    "resign": "signed",
+    "needs": "signed",
+    "history": "audit",
+    "show": "audit",
+    "audit": "audit",
+    "export": "export",
+    "receipt": "receipt",
+    "worker": "processes",
+    "sweeper": "processes",
+    "web": "web",
+    "web-link": "web",
+    "up": "stack",
+    "down": "stack",
+    "doctor": "doctor",
+    "demo": "demo",
+    "login": "login",
+    "logout": "login",
+    "whoami": "login",
+    "token": "access",
+    "role": "access",
+    "credential": "credential",
+    "grant": "grant",
+    "provider": "provider",
+    "vault": "vault",
+    "db": "database",
+}
+
 app = typer.Typer(
     name="cloudpush",
+    cls=group_of(COMMANDS),
     help="Push datasets into users' own cloud buckets, verified and audited.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,  # a traceback with local variables could show a secret
 )
-push.add_to(app)
-signed.add_to(app)
-audit.add_to(app)
-processes.add_to(app)
-web.add_to(app)
-stack.add_to(app)
-app.command()(doctor)
-app.command()(demo)
-app.add_typer(credential.app, name="credential")
-app.add_typer(grant.app, name="grant")
-app.add_typer(provider.app, name="provider")
-app.add_typer(vault.app, name="vault")
-app.add_typer(database.app, name="db")
 
 
 def _version(*, asked: bool) -> None:
@@ -54,8 +75,14 @@ def root(
             "--version", callback=lambda asked: _version(asked=asked), is_eager=True, help="Print the version."
         ),
     ] = False,
+    local: Annotated[
+        bool,
+        typer.Option("--local", envvar=LOCAL, help="Work with this machine's own stack, not through the API."),
+    ] = False,
 ) -> None:
     """Push datasets into users' own cloud buckets, verified and audited."""
+    if local:
+        os.environ[LOCAL] = "1"
 
 
 def main() -> None:

@@ -10,13 +10,17 @@ from typing import Annotated
 import typer
 
 from cloudpush.logs import get_logger, setup_logs
+from cloudpush.poison import refuse_poison
 from cloudpush.resources import calm_collector, share_memory
 from cloudpush.settings import read_settings
-from cloudpush.tasks import register
+from cloudpush.tasks import register, register_submit
 from cloudpush.watchdog import watch_over
 from cloudpush.wiring import build_sweeper, build_worker
 
 log = get_logger(__name__)
+
+#: The notary's last request to Vault or Postgres is waited for; what it was about is owed still.
+STOP_SECONDS = 30.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,7 +37,9 @@ def worker(
     settings = read_settings() if concurrency is None else read_settings(concurrency=concurrency)
     setup_logs(settings.log_level, settings.log_format)
     services = build_worker(settings)
+    refuse_poison(services.celery)
     register(services.celery, services.cloudpush)
+    register_submit(services.celery, services.submissions)
     watch_over(services.celery, services.announcer.length)
     services.start()
     calm_collector()
@@ -58,15 +64,21 @@ def worker(
 
 
 def sweeper() -> None:
-    """Set going again what a lost message or a dead worker left behind; destroy expired credentials."""
+    """Set going again what a lost message or a dead worker left behind; destroy expired credentials; seal the record."""
     settings = read_settings()
     setup_logs(settings.log_level, settings.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     services = build_sweeper(settings)
+    # The inspector may be in the middle of a long look when it is time to go: nothing is lost by leaving it there.
+    notary = threading.Thread(target=services.notary.run, args=(stop,), name="notary", daemon=True)
+    threading.Thread(target=services.inspector.run, args=(stop,), name="inspector", daemon=True).start()
+    notary.start()
     log.info("sweeper ready")
     try:
         services.sweep.run(stop, settings.sweep_seconds)
     finally:
+        stop.set()
+        notary.join(STOP_SECONDS)
         services.close()

@@ -24,6 +24,12 @@ app = typer.Typer(
     name="provider", help="Where users may connect accounts (config/providers.toml).", no_args_is_help=True
 )
 
+
+def add_to(root: typer.Typer) -> None:
+    """Add the commands."""
+    root.add_typer(app, name="provider")
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help=f"See `cloudpush provider list`; {SIGN_IN!r}: who signs people in.")

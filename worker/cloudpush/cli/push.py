@@ -9,17 +9,17 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
+from rich.markup import escape
 
-from cloudpush.cli import signed
-from cloudpush.cli.context import console, os_user, parse_push_id, print_json, services, size, warn
+from cloudpush.cli.context import console, parse_push_id, print_json, size, warn
+from cloudpush.cli.desk import Desk, Row, desk
 from cloudpush.cli.exits import ENDINGS, Exit
-from cloudpush.cli.handover import refuse_urls
-from cloudpush.cli.wait import wait_for
+from cloudpush.cli.handed import Format, handed_over
+from cloudpush.cli.handover import refuse_urls, refuse_words
+from cloudpush.cli.wait import watch
 from cloudpush.errors import Code, InputError
-from cloudpush.push.intake import Preview
 from cloudpush.push.job import Request
-from cloudpush.push.states import Overwrite, State, Strength
-from cloudpush.wiring import Services
+from cloudpush.push.states import Overwrite, Package, State, Strength
 
 STRENGTHS = tuple(s.word for s in Strength)
 
@@ -29,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
     # Words too many are taken in by us and refused without being repeated: they may be a signed URL.
     app.command(context_settings={"allow_extra_args": True})(push)
     app.command()(cancel)
+    app.command()(retry)
     app.command()(wait)
 
 
@@ -53,9 +54,7 @@ def push(
     manifest: Annotated[
         str, typer.Option(metavar="FILE|-", help="Read a signed URL for every file, see docs/signed-urls.md.")
     ] = "",
-    manifest_format: Annotated[
-        signed.Format, typer.Option(help="What the manifest is written in.")
-    ] = signed.Format.AUTO,
+    manifest_format: Annotated[Format, typer.Option(help="What the manifest is written in.")] = Format.AUTO,
     resign_hook: Annotated[
         str, typer.Option(help="Id or name of a credential of kind resign_hook: whom to ask for fresh URLs.")
     ] = "",
@@ -73,6 +72,9 @@ def push(
     ] = Overwrite.IF_DIFFERENT,
     include: Annotated[list[str] | None, typer.Option(help="Only paths like this; may be repeated.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="No paths like this; may be repeated.")] = None,
+    package: Annotated[
+        Package | None, typer.Option(help="What to write beside the data, see docs/packages.md; not with signed URLs.")
+    ] = None,
     label: Annotated[list[str] | None, typer.Option(help="k=v, kept with the push; may be repeated.")] = None,
     idempotency_key: Annotated[str, typer.Option(help="The same key is the same push, however often submitted.")] = "",
     owner: Annotated[str, typer.Option(help="On whose behalf; default: you.")] = "",
@@ -94,15 +96,15 @@ def push(
     2 refused, 6 not available now, 7 timed out, 9 paused (only with --until-paused).
     """
     refuse_urls(source, destination, credential, resign_hook, *context.args)
-    signed.refuse_words(context.args)
+    refuse_words(context.args)
     with_urls = bool(signed_url or manifest)
     if with_urls:
         _refuse_beside_urls({"DEST": destination, "--credential": credential, "--profile": profile})
     else:
         _check_key_push(destination, credential, resign_hook)
     request = Request(
-        owner=owner or os_user(),
-        actor=os_user(),
+        owner=owner,  # who it is without one, and who does it, is the desk's to know
+        actor="",
         source=os.path.abspath(source),  # noqa: PTH100 -- symlinks are resolved against the roots, not here
         destination=destination,
         credential=credential,
@@ -113,32 +115,22 @@ def push(
         exclude=tuple(exclude or ()),
         labels=dict(_label(text) for text in label or ()),
         idempotency_key=idempotency_key,
+        package=package,
     )
-    with services() as built, signed.handed_over(signed_url, manifest, manifest_format) as urls:
+    with desk() as at, handed_over(signed_url, manifest, manifest_format) as urls:
         if dry_run:
-            preview = (
-                built.intake.preview(request) if urls is None else urls.preview(built.signed, request, resign_hook)
-            )
-            _warn(preview.warnings)
+            preview = at.preview(request, urls, resign_hook)
+            _warn(preview["warnings"])
             _show_preview(preview, as_json=as_json)
             return
-        accepted = built.intake.submit(request) if urls is None else urls.submit(built.signed, request, resign_hook)
-        _warn(accepted.warnings)
-        if not accepted.announced:
-            sys.stderr.write("The broker is away; the push is stored and goes out by itself when it is back.\n")
+        accepted = at.submit(request, urls, resign_hook)
+        _tell(accepted)
         if wait_:
-            _wait(built, accepted.push_id, timeout, as_json=as_json, until_paused=until_paused)
+            _wait(at, accepted["push"], timeout, as_json=as_json, until_paused=until_paused)
         elif as_json:
-            print_json(
-                {
-                    "push": accepted.push_id,
-                    "created": accepted.created,
-                    "announced": accepted.announced,
-                    "warnings": accepted.warnings,
-                }
-            )
+            print_json(accepted)
         else:
-            typer.echo(str(accepted.push_id))
+            typer.echo(str(accepted["push"]))
 
 
 def wait(
@@ -150,8 +142,8 @@ def wait(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Stay until a push has its verdict; exit codes as for push --wait."""
-    with services() as built:
-        _wait(built, parse_push_id(push_id), timeout, as_json=as_json, until_paused=until_paused)
+    with desk() as at:
+        _wait(at, parse_push_id(push_id), timeout, as_json=as_json, until_paused=until_paused)
 
 
 def cancel(
@@ -160,9 +152,9 @@ def cancel(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Stop a push within seconds, in mid-file too. What was verified stays at the destination."""
-    with services() as built:
+    with desk() as at:
         wanted = parse_push_id(push_id)
-        state = built.intake.cancel(wanted, owner or os_user(), os_user())
+        state = at.cancel(wanted, owner)
         if as_json:
             print_json({"push": wanted, "state": state})
         elif state.final:
@@ -171,13 +163,37 @@ def cancel(
             typer.echo(f"{wanted} stops within seconds.")
 
 
-def _wait(built: Services, push_id: UUID, timeout: float | None, *, as_json: bool, until_paused: bool) -> None:
-    row = wait_for(built, push_id, timeout, quiet=as_json, until_paused=until_paused)
+def retry(
+    push_id: Annotated[str, typer.Argument(metavar="PUSH")],
+    owner: Annotated[str, typer.Option(help="On whose behalf; default: you.")] = "",
+    wait_: Annotated[
+        bool, typer.Option("--wait", "-w", help="Stay until the verdict; the exit code tells it.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option(help="With --wait: give up waiting after so many seconds.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Push again what did not succeed: the same request as a new push, whose id is printed.
+
+    One that waits for its next attempt goes on at once, as the push that it is.
+    """
+    with desk() as at:
+        accepted = at.retry(parse_push_id(push_id), owner)
+        _tell(accepted)
+        if wait_:
+            _wait(at, accepted["push"], timeout, as_json=as_json, until_paused=False)
+        elif as_json:
+            print_json(accepted)
+        else:
+            typer.echo(str(accepted["push"]))
+
+
+def _wait(at: Desk, push_id: UUID, timeout: float | None, *, as_json: bool, until_paused: bool) -> None:
+    row = watch(at.follow(push_id, timeout), quiet=as_json, until_paused=until_paused)
     state = State(row["state"])
     if as_json:
         print_json(row)
     if until_paused and state is State.AWAITING_CONSENT:
-        sys.stderr.write(f"{push_id} waits: {_what_for(row, built.settings.web_url)}\n")
+        sys.stderr.write(f"{push_id} waits: {_what_for(row, at.web_url)}\n")
         raise typer.Exit(Exit.PAUSED)
     if not state.final:
         sys.stderr.write(f"{push_id} is {state} after {timeout} s; it goes on: cloudpush wait {push_id}\n")
@@ -202,7 +218,7 @@ def show_verdict(row: dict[str, object]) -> None:
     """A finished push in a few lines."""
     out = console()
     state = State(str(row["state"]))
-    out.print(f"[bold {COLOURS[state]}]{state}[/] {row['id']} → {row['uri']}")
+    out.print(f"[bold {COLOURS[state]}]{state}[/] {row['id']} → {escape(str(row['uri']))}")
     counts = ", ".join(
         f"{row[f'files_{word}']} {word}"
         for word in ("verified", "skipped", "unverified", "failed")
@@ -219,36 +235,32 @@ def show_verdict(row: dict[str, object]) -> None:
         out.print(f"  {code.actor} must act: {code.fix}" if code.actor != "nobody" else f"  {code.fix}", markup=False)
 
 
+def _tell(accepted: Row) -> None:
+    _warn(accepted["warnings"])
+    if not accepted["announced"]:
+        sys.stderr.write("The broker is away; the push is stored and goes out by itself when it is back.\n")
+
+
 def _warn(warnings: Iterable[str]) -> None:
     for text in warnings:
         warn(text)
 
 
-def _show_preview(preview: Preview, *, as_json: bool) -> None:
+def _show_preview(preview: Row, *, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {
-                "destination": preview.destination,
-                "files": preview.files,
-                "bytes": preview.bytes,
-                "refusals": preview.refusals,
-                "warnings": preview.warnings,
-                "refused": [
-                    {"path": r.path, "code": r.error.code, "message": r.error.message} for r in preview.refused
-                ],
-                "first": [{"path": f.path, "key": f.key, "size": f.size} for f in preview.first],
-            }
-        )
+        print_json(preview)
     else:
         out = console()
-        out.print(f"would push {preview.files} files, {size(preview.bytes)}, to {preview.destination}", markup=False)
-        for f in preview.first:
-            out.print(f"  {f.path!r} → {f.key!r} ({size(f.size)})", markup=False)
-        if preview.files > len(preview.first):
-            out.print(f"  … and {preview.files - len(preview.first)} more")
-        for r in preview.refused:
-            out.print(f"  refused: {r.path!r}: {r.error.message}", markup=False)
-    if preview.refusals:
+        out.print(
+            f"would push {preview['files']} files, {size(preview['bytes'])}, to {preview['destination']}", markup=False
+        )
+        for f in preview["first"]:
+            out.print(f"  {f['path']!r} → {f['key']!r} ({size(f['size'])})", markup=False)
+        if preview["files"] > len(preview["first"]):
+            out.print(f"  … and {preview['files'] - len(preview['first'])} more")
+        for r in preview["refused"]:
+            out.print(f"  refused: {r['path']!r}: {r['message']}", markup=False)
+    if preview["refusals"]:
         raise typer.Exit(Exit.BAD_INPUT)
 
 

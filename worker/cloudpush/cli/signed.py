@@ -1,108 +1,23 @@
-"""``cloudpush resign`` and ``cloudpush needs``, and how signed URLs get from their owner to a push."""
+"""``cloudpush resign`` and ``cloudpush needs``: a push with signed URLs goes on."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Annotated, Any
-from uuid import UUID
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from cloudpush import manifest as formats
-from cloudpush.audit.needs import needs_of
-from cloudpush.cli.context import console, os_user, parse_push_id, print_json, services, size, warn
-from cloudpush.cli.handover import opened, refuse_urls, url_or_row
+from cloudpush.cli.context import console, parse_push_id, print_json, size, warn
+from cloudpush.cli.desk import desk
+from cloudpush.cli.handed import Format, handed_over
+from cloudpush.cli.handover import refuse_urls, refuse_words
 from cloudpush.errors import Code, InputError
-from cloudpush.push.intake import Accepted, Preview
-from cloudpush.push.job import Request
-from cloudpush.push.signed.intake import Resigned, Rows, SignedIntake
 from cloudpush.push.states import State
-
-
-class Format(StrEnum):
-    """What a manifest is written in."""
-
-    AUTO = "auto"
-    CSV = "csv"
-    JSON = "json"
-    JSONL = "jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class OneUrl:
-    """What was handed over for one file, or for a whole tree."""
-
-    text: str = field(repr=False)
-
-    def submit(self, intake: SignedIntake, request: Request, hook: str) -> Accepted:
-        """Store the push and announce it."""
-        return intake.submit_one(request, self.text, hook)
-
-    def preview(self, intake: SignedIntake, request: Request, hook: str) -> Preview:
-        """What the push would do; stores nothing."""
-        return intake.preview_one(request, self.text, hook)
-
-    def resign(self, intake: SignedIntake, push_id: UUID, owner: str, actor: str) -> Resigned:
-        """Let a push go on with this."""
-        return intake.resign_one(push_id, owner, actor, self.text)
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What was handed over for many files. Its rows can be read once."""
-
-    rows: Rows = field(repr=False)
-
-    def submit(self, intake: SignedIntake, request: Request, hook: str) -> Accepted:
-        """Store the push and announce it."""
-        return intake.submit(request, self.rows, hook)
-
-    def preview(self, intake: SignedIntake, request: Request, hook: str) -> Preview:
-        """What the push would do; stores nothing."""
-        return intake.preview(request, self.rows, hook)
-
-    def resign(self, intake: SignedIntake, push_id: UUID, owner: str, actor: str) -> Resigned:
-        """Let a push go on with this."""
-        return intake.resign(push_id, owner, actor, self.rows)
-
-
-@contextmanager
-def handed_over(signed_url: str, manifest: str, manifest_format: Format) -> Iterator[OneUrl | Manifest | None]:
-    """What ``--signed-url`` or ``--manifest`` names, open for reading; None where neither was given.
-
-    Raises InputError: both, a URL in place of a file name (not repeated), a file that cannot be read.
-    """
-    if signed_url and manifest:
-        raise InputError(Code.BAD_INPUT, "--signed-url and --manifest exclude each other.", field="manifest")
-    if manifest_format is not Format.AUTO and not manifest:
-        raise InputError(Code.BAD_INPUT, "--manifest-format goes with --manifest only.", field="manifest_format")
-    if signed_url:
-        with opened(signed_url, sys.stdin.buffer, warn, field="signed_url") as stream:
-            text = url_or_row(stream)
-        yield OneUrl(text)
-    elif manifest:
-        with opened(manifest, sys.stdin.buffer, warn, field="manifest") as stream:
-            yield Manifest(formats.rows(stream, manifest_format))
-    else:
-        yield None
-
-
-def refuse_words(extra: Sequence[str]) -> None:
-    """Refuse arguments that a command does not take, without repeating what may be a secret. Raises InputError."""
-    if extra:
-        raise InputError(
-            Code.BAD_INPUT,
-            f"{len(extra)} word{'s' if len(extra) > 1 else ''} too many on the command line; see --help.",
-            field="arguments",
-        )
 
 
 def add_to(app: typer.Typer) -> None:
@@ -128,24 +43,16 @@ def resign(
     refuse_urls(push_id, *context.args)
     refuse_words(context.args)
     wanted = parse_push_id(push_id)
-    with services() as built, handed_over(signed_url, manifest, manifest_format) as urls:
+    with desk() as at, handed_over(signed_url, manifest, manifest_format) as urls:
         if urls is None:
             raise InputError(Code.BAD_INPUT, "Give fresh URLs by --manifest or --signed-url.", field="manifest")
-        resigned = urls.resign(built.signed, wanted, owner or os_user(), os_user())
+        resigned = at.resign(wanted, owner, urls)
     if as_json:
-        print_json(
-            {
-                "push": wanted,
-                "state": resigned.state,
-                "accepted": resigned.accepted,
-                "ignored": resigned.ignored,
-                "missing": resigned.missing,
-            }
-        )
+        print_json(resigned)
         return
-    typer.echo(f"{wanted} goes on: rows with fresh URLs {resigned.accepted}, rows not needed {resigned.ignored}.")
-    if resigned.missing:
-        warn(f"files that still need a fresh URL: {resigned.missing}; see cloudpush needs {wanted}")
+    typer.echo(f"{wanted} goes on: rows with fresh URLs {resigned['accepted']}, rows not needed {resigned['ignored']}.")
+    if resigned["missing"]:
+        warn(f"files that still need a fresh URL: {resigned['missing']}; see cloudpush needs {wanted}")
 
 
 def needs(
@@ -156,9 +63,9 @@ def needs(
     """List the files of a push that are not there yet: what fresh URLs are needed for."""
     refuse_urls(push_id)
     wanted = parse_push_id(push_id)
-    with services() as built:
-        row = built.history.push(wanted)
-        open_files = () if State(row["state"]).final else needs_of(built.database, wanted)
+    with desk() as at:
+        row = at.push(wanted)
+        open_files = () if State(row["state"]).final else at.needs(wanted)
         if as_json:
             _print_needs(row, open_files)
         else:

@@ -15,6 +15,11 @@ from cloudpush.push.custody import Caller
 app = typer.Typer(name="vault", help="Rotate the key under which credentials are sealed.", no_args_is_help=True)
 
 
+def add_to(root: typer.Typer) -> None:
+    """Add the commands."""
+    root.add_typer(app, name="vault")
+
+
 @app.callback()
 def group() -> None:
     """Keep ``rotate`` a subcommand: Typer makes an only command the group itself."""

@@ -9,16 +9,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cloudpush.cli.context import size
+from cloudpush.cli.desk import Moment
 from cloudpush.errors import BrokerError, Code
 from cloudpush.push.states import State
-from cloudpush.wiring import Services
+
+if TYPE_CHECKING:
+    from cloudpush.wiring import Services
 
 #: Postgres is asked this often even if Redis says nothing; every word of Redis that matters makes us ask at once.
 POLL_SECONDS = 1.0
@@ -43,28 +46,41 @@ def wait_for(
     ``until_paused``: also as soon as it waits for somebody, who may be the one that waits here. Raises InputError
     UNKNOWN_PUSH, StoreError.
     """
+    return watch(follow(services, push_id, timeout), quiet=quiet, until_paused=until_paused)
+
+
+def watch(moments: Iterator[Moment], *, quiet: bool = False, until_paused: bool = False) -> Row:
+    """Show a push getting on; its row as :func:`wait_for` returns it."""
+    with _display(quiet=quiet) as display:
+        for moment in moments:
+            row = moment.row
+            display.show(row, moment.sent, moment.speed)
+            if until_paused and moment.asked and row["state"] == State.AWAITING_CONSENT:
+                break
+    return row
+
+
+def follow(services: Services, push_id: UUID, timeout: float | None) -> Iterator[Moment]:
+    """What Postgres and the broker say of a push until it is over, or for ``timeout`` seconds. Raises as wait_for."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    with _messages(services, push_id) as next_message, _display(quiet=quiet) as display:
+    with _messages(services, push_id) as next_message:
         while True:
             row = services.history.push(push_id)
-            display.show(row, row["bytes_verified"] + row["sent_bytes"], row["speed"])
-            state = State(row["state"])
-            if state.final or (until_paused and state is State.AWAITING_CONSENT):
-                return row
-            if deadline is not None and time.monotonic() >= deadline:
-                return row
-            _listen(next_message, row, display, _soonest(deadline))
+            yield Moment(row, row["bytes_verified"] + row["sent_bytes"], row["speed"])
+            if State(row["state"]).final or (deadline is not None and time.monotonic() >= deadline):
+                return
+            yield from _listen(next_message, row, _soonest(deadline))
 
 
-def _listen(next_message: Callable[[float], Row | None], row: Row, display: Display, until: float) -> None:
-    """Show live progress until the push ends or Postgres is due to be asked."""
+def _listen(next_message: Callable[[float], Row | None], row: Row, until: float) -> Iterator[Moment]:
+    """Live progress until the push ends or Postgres is due to be asked."""
     while (left := until - time.monotonic()) > 0:
         message = next_message(left)
         if message is None:
             continue
         if "state" in message:
             return
-        display.show(row, row["bytes_verified"] + message["bytes"], message["speed"])
+        yield Moment(row, row["bytes_verified"] + message["bytes"], message["speed"], asked=False)
 
 
 def _soonest(deadline: float | None) -> float:

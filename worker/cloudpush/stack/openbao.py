@@ -1,7 +1,7 @@
 """OpenBao, persistent and alone: raft storage, unsealed by a key file, set up by its own configuration.
 
 No root token exists at any time: the server runs the ``initialize`` stanzas of its configuration by itself on the
-first start. What an upgrade of CloudPush may have to change later, the policies of the four roles, is left to a fifth
+first start. What an upgrade of CloudPush may have to change later, the policies of these roles, is left to one more
 role, ``setup``, that may write exactly these policies. Its secret lies beside the seal key and raft files, whose reader
 has everything anyway, and not among the secrets that workers are given.
 """
@@ -27,11 +27,12 @@ from cloudpush.stack.private import private_dir, write_private
 from cloudpush.stack.process import Child
 from cloudpush.stack.service import Service
 
-ROLES = ("worker", "intake", "keeper", "web")
+ROLES = ("worker", "intake", "keeper", "web", "notary")
 SETUP = "setup"
 #: Of what the first start makes: roles, mounts, keys. A directory that was set up with less cannot be brought up to it,
-#: since nobody has a root token. 1: without the role ``web`` and the key of the issuer.
-FURNISHING = "2"
+#: since nobody has a root token. 1: without the role ``web`` and the key of the issuer; 2: without the role ``notary`` and
+#: the keys that receipts and submission tokens are signed with.
+FURNISHING = "3"
 #: What the setup role may do. The longest life of its token is the time that a start takes.
 SETUP_POLICY = "".join(
     f'path "sys/policies/acl/{role}" {{ capabilities = ["read", "create", "update"] }}\n' for role in ROLES
@@ -71,7 +72,7 @@ class OpenBao(Service):
 
     @property
     def auth_dir(self) -> Path:
-        """``{role}-role-id`` and ``{role}-secret-id`` of the four roles."""
+        """``{role}-role-id`` and ``{role}-secret-id`` of each role."""
         return self.directory / "auth"
 
     def _settled(self) -> tuple[int, int]:
@@ -113,8 +114,8 @@ class OpenBao(Service):
             )
         raise StackError(
             Code.STACK,
-            f"{self.name}: {self.directory} was set up by an older version of CloudPush, before there were connections to "
-            "cloud accounts; the role and the key that these need can only be made when a vault is set up. Move this "
+            f"{self.name}: {self.directory} was set up by an older version of CloudPush; the roles and keys that came "
+            "since (for connections to cloud accounts, for receipts) can only be made when a vault is set up. Move this "
             "directory away and start again: the history of pushes stays, credentials are to be added anew "
             "(`cloudpush credential list` names them; purge them first, with the older version, if they are to be destroyed).",
         )

@@ -36,6 +36,7 @@ from cloudpush.stack.supervisor import Phase, Supervisor
 from cloudpush.stack.view import LiveView, PlainView, view_for
 from cloudpush.stack.website import Website
 from cloudpush.wiring import sign_in_link
+from cloudpush.wiring.command import found_operator
 
 #: The sum of what all services may take to stop, and some more.
 DOWN_SECONDS = 180.0
@@ -133,11 +134,12 @@ def _serve(
             if openbao.url != settings.vault_url:  # its port was taken between our look and its start
                 settings = _write_env(options, data, run_dir, postgres, valkey, openbao, website, view)
             view.say(f"database at revision {upgrade(settings)}")
+            found_operator(settings, settings.web_link_user)
             supervisor.start(programs)
             link = sign_in_link(settings, settings.web_link_user, LINK_SECONDS) if WEB in options.programs() else ""
-            view.say(_how_to_use(data, "" if on_ready else link))
+            view.say(_how_to_use(data, website.url, "" if on_ready else link))
             if on_ready:
-                on_ready(_how_to_use(data, link))
+                on_ready(_how_to_use(data, website.url, link))
             supervisor.watch()
     finally:
         with suppress(OSError):
@@ -267,8 +269,8 @@ def _state(supervisor: Supervisor, data: DataDir, run_dir: Path, openbao: OpenBa
     }
 
 
-def _how_to_use(data: DataDir, link: str = "") -> str:
-    """``link``: to sign in to the web pages; it is good for whoever has it, so it goes to a terminal only."""
+def _how_to_use(data: DataDir, url: str, link: str = "") -> str:
+    """``url``: of pages and API. ``link``: signs in there; it is good for whoever has it, so it goes to a terminal only."""
     usual = data.root == DataDir(default_data_dir()).root
     stop = "cloudpush down" if usual else f"cloudpush down --data-dir {data.root}"
     lines = [
@@ -279,7 +281,12 @@ def _how_to_use(data: DataDir, link: str = "") -> str:
         *([] if usual else [f"  export {ENV_FILE}={data.env_file}"]),
         "  cloudpush doctor",
         "  cloudpush credential add --kind access_key --name mine",
-        "  cloudpush push ./results s3://BUCKET/PREFIX --credential ID --wait",
+        "  cloudpush push ./results s3://BUCKET/PREFIX --credential mine --wait",
+        "",
+        f"The REST API is at {url}/v1. A token for it:",
+        "",
+        f"  cloudpush login {url}    # for yourself: confirmed in the browser, kept for this account",
+        "  cloudpush token create NAME --days 30       # for a program: printed once",
         "",
         *(
             ["In a browser, once, within the hour (another link: `cloudpush web-link`):", "", f"  {link}", ""]
