@@ -24,7 +24,7 @@ import requests
 from cloudpush.resources import resource
 from cloudpush.settings import Settings
 
-ROLES = ("intake", "worker", "keeper", "web")
+ROLES = ("intake", "worker", "keeper", "web", "notary")
 START_SECONDS = 20
 _PDEATHSIG = 1
 
@@ -101,6 +101,8 @@ def _furnish(root: hvac.Client, url: str, auth: Path, token_ttl: str) -> Setting
     root.sys.enable_secrets_engine("transit")
     root.secrets.transit.create_key("cloudpush")
     root.secrets.transit.create_key("cloudpush-issuer", key_type="rsa-2048")
+    for key in ("cloudpush-audit", "cloudpush-submission"):
+        root.secrets.transit.create_key(key, key_type="ed25519")
     root.sys.enable_secrets_engine("kv", path="cloudpush", options={"version": "2"})
     root.sys.enable_auth_method("approle")
     auth.mkdir()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from builders import NOON
@@ -22,11 +22,29 @@ from cloudpush.errors import (
     StoreError,
 )
 from cloudpush.push.grants.model import GRANT_KINDS
-from cloudpush.push.job import FileResult, Lease, Page, Part, PlannedFile, Progress, Push, Refusal, Tally, Verdict
+from cloudpush.push.job import (
+    Destination,
+    FileResult,
+    Lease,
+    Page,
+    Part,
+    PlannedFile,
+    Progress,
+    Push,
+    Refusal,
+    Tally,
+    Verdict,
+)
+from cloudpush.push.packages import Arrived, unwritten
 from cloudpush.push.ports import Announcer, Clock, Store
+from cloudpush.push.preflight import Report
 from cloudpush.push.signed.model import SIGNED_URLS, Piece, SheetCard
 from cloudpush.push.signed.ports import SheetStore
 from cloudpush.push.states import ENDINGS, Event, FileState, State, Strength, Wish
+
+#: When a part is due that waits for others; for how long a preflight that passed is known.
+FAR = datetime.max.replace(tzinfo=UTC)
+PROVED = timedelta(days=30)
 
 
 class FakeClock(Clock):
@@ -61,6 +79,10 @@ class FakeAnnouncer(Announcer):
     def push(self, push_id: UUID) -> None:
         self._enter()
         self.pushes.append(push_id)
+
+    def push_many(self, push_ids: Sequence[UUID]) -> None:
+        self._enter()
+        self.pushes += push_ids
 
     def parts(self, push_id: UUID, numbers: Sequence[int]) -> None:
         self._enter()
@@ -214,6 +236,8 @@ class FakeStore(Store, SheetStore):
         self.moments: dict[UUID, Progress] = {}
         self.calls: Counter[str] = Counter()
         self.asked: list[Asked] = []
+        self.reports: list[tuple[UUID, Report]] = []  # what preflights of pushes found
+        self._proved: list[tuple[UUID, Destination, datetime]] = []
         self._sets: dict[UUID, FakeSet] = {}
         self._rows: dict[UUID, _Push] = {}
         self._events: list[tuple[UUID, Event]] = []
@@ -338,13 +362,29 @@ class FakeStore(Store, SheetStore):
             row.parts.clear()
             row.files.clear()
             self._tell(push_id, Event.PUSH_CLAIMED)
-            return _as_claimed(row)
+            return replace(_as_claimed(row), unproved=self._unproved(row.push))
+
+    def begin_preflight(self, push: Push, lease: Lease) -> None:
+        with self._call("begin_preflight"):
+            self._rows[push.id].check(lease)
+            self._check_usable(push)
+            self._tell(push.id, Event.CREDENTIAL_USED)
+
+    def record_preflight(self, push: Push, lease: Lease, report: Report) -> None:
+        with self._call("record_preflight"):
+            self._rows[push.id].check(lease)
+            self.reports.append((push.id, report))
+            if report.error is None:
+                self._proved.append((push.credential_id, push.destination, self.clock.now()))
+            self._tell(push.id, Event.PUSH_PREFLIGHT)
 
     def record_page(self, push: Push, lease: Lease, page: Page) -> None:
         with self._call("record_page"):
             row = self._rows[push.id]
             row.check(lease)
-            self._keep(row, page, _Part(part=page.part))
+            part = _Part(part=page.part)
+            part.due = FAR if page.part.closing else None
+            self._keep(row, page, part)
 
     def finish_plan(self, push: Push, lease: Lease, *, parts: int, files: int, bytes_: int) -> None:
         with self._call("finish_plan"):
@@ -370,6 +410,23 @@ class FakeStore(Store, SheetStore):
             part.take(lease, self.clock.now())
             self._tell(push_id, Event.PART_CLAIMED)
             return _as_claimed(row), replace(part.part, attempt=part.attempt, strikes=part.strikes)
+
+    def arrived(self, part: Part) -> Iterable[Arrived]:
+        with self._call("arrived"):
+            files = self._rows[part.push_id].files
+            return [_arrived(seq, files[seq]) for seq in sorted(files) if seq < part.first]
+
+    def add_files(self, part: Part, lease: Lease, files: Sequence[PlannedFile]) -> None:
+        with self._call("add_files"):
+            self._hold(part, lease)
+            for f in files:
+                self._rows[part.push_id].files.setdefault(f.seq, _File(f))
+
+    def closing_due(self, push_id: UUID) -> int | None:
+        with self._call("closing_due"):
+            closing = self._closing(self._rows[push_id])
+            due = closing is not None and closing.state is State.QUEUED and closing.claimable(self.clock.now())
+            return closing.part.number if closing is not None and due else None
 
     def open_files(self, part: Part) -> Sequence[PlannedFile]:
         with self._call("open_files"):
@@ -410,6 +467,9 @@ class FakeStore(Store, SheetStore):
                 mine.retry(_soon(push, verdict), self.clock.now(), at_once=row.cancelled)
                 self._tell(push.id, Event.PART_RETRY_SCHEDULED)
                 return row.state
+            if part.closing and row.push.package is not None:
+                for made in unwritten(row.push.package, row.push.destination.prefix, part.first):
+                    row.files.setdefault(made.seq, _File(made))
             if verdict.state is not State.SUCCEEDED:
                 for f in row.files_of(part):
                     _close(f, verdict)
@@ -417,6 +477,9 @@ class FakeStore(Store, SheetStore):
             state = _tally(files).state
             mine.let_go(state, _telling(files) or verdict.error)
             self._tell(push.id, Event.PART_FINISHED)
+            closing = self._closing(row)
+            if closing is not None and closing.attempt == 0 and self._others_over(row):
+                closing.due = self.clock.now()
             if all(p.state.final for p in row.parts.values()):
                 self._end_with_parts(row)
             return self._pause_where_all_wait(row)
@@ -593,10 +656,32 @@ class FakeStore(Store, SheetStore):
 
     def _pause_where_all_wait(self, row: _Push) -> State:
         waiting = [p for _, p in sorted(row.parts.items()) if p.state is State.AWAITING_CONSENT]
-        if waiting and all(p.state.final or p.state is State.AWAITING_CONSENT for p in row.parts.values()):
+        closing = self._closing(row)
+        rest = [p for p in row.parts.values() if p is not closing or self._others_over(row)]
+        if waiting and all(p.state.final or p.state is State.AWAITING_CONSENT for p in rest):
             row.let_go(State.AWAITING_CONSENT, waiting[0].error)
             self._tell(row.push.id, Event.PUSH_AWAITING_CONSENT)
         return row.state
+
+    def _closing(self, row: _Push) -> _Part | None:
+        return next((p for p in row.parts.values() if p.part.closing), None)
+
+    def _others_over(self, row: _Push) -> bool:
+        """Whether every part but the closing one is over."""
+        return all(p.state.final for p in row.parts.values() if not p.part.closing)
+
+    def _unproved(self, push: Push) -> bool:
+        """See ``Store.claim_push``."""
+        if push.credential_kind == SIGNED_URLS:
+            return False
+        since, there = self.clock.now() - PROVED, push.destination
+        return not any(
+            credential == push.credential_id
+            and at > since
+            and (where.bucket, where.profile.name) == (there.bucket, there.profile.name)
+            and (where.prefix in ("", there.prefix) or there.prefix.startswith(where.prefix + "/"))
+            for credential, where, at in self._proved
+        )
 
     def _resume(self, row: _Push, *, afresh: bool = False) -> bool:
         """Queue what waits again; whether anything did."""
@@ -653,6 +738,12 @@ class FakeStore(Store, SheetStore):
 
     def _tell(self, push_id: UUID, kind: Event) -> None:
         self._events.append((push_id, kind))
+
+
+def _arrived(seq: int, f: _File) -> Arrived:
+    row, found = f.row, f.result
+    size, mtime = (row.size, row.mtime_ns) if isinstance(row, PlannedFile) else (0, 0)
+    return Arrived(seq, row.path, size, mtime, f.state, found.sha256 if found else None, _code(f.error) or "")
 
 
 def _soon(push: Push, verdict: Verdict) -> Verdict:

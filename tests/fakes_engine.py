@@ -32,6 +32,7 @@ class FakeEngine(Engine):
     sends: list[list[str]] = field(default_factory=list)
     sessions: set[str] = field(default_factory=set)
     renewed: list[Secret] = field(default_factory=list)  # what sessions were given later
+    kept: set[str] = field(default_factory=set)  # keys that may not be deleted; the empty one: none may be
     pieces_of: int | None = None  # bytes; None: everything goes in one request
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -100,6 +101,16 @@ class FakeSession(Session):
     def abandon(self, keys: Sequence[str], control: Control) -> int:
         control.check()
         return 0  # nothing is ever half sent here
+
+    def remove(self, keys: Sequence[str], control: Control) -> Mapping[str, CloudPushError]:
+        control.check()
+        failures: dict[str, CloudPushError] = {}
+        for key in keys:
+            if key in self.engine.kept or "" in self.engine.kept:
+                failures[key] = DestinationError(Code.ACCESS_DENIED, f"{key!r} may not be deleted.")
+            else:
+                self.engine.objects.pop(key, None)
+        return failures
 
     def progress(self) -> Progress:
         return self.sent

@@ -60,6 +60,8 @@ class FakeInspector(Inspector):
     hidden: set[str] = field(default_factory=set)
     error: CloudPushError | None = None
     asked: list[tuple[str, ...]] = field(default_factory=list)
+    closed: CloudPushError | None = None  # raised by whoever begins an upload in pieces
+    uploads: dict[str, str] = field(default_factory=dict)  # begun and not ended
 
     def put(self, key: str, data: bytes, piece_size: int | None = None) -> None:
         """Store ``data`` as an upload would, in pieces if ``piece_size`` is given."""
@@ -76,6 +78,18 @@ class FakeInspector(Inspector):
 
     def survey(self, destination: Destination, secret: Secret, keys: Sequence[str], control: Control) -> Sequence[Seen]:
         return self.look(destination, secret, keys, control)
+
+    def begin_upload(self, destination: Destination, secret: Secret, key: str, control: Control) -> str:
+        if self.closed is not None:
+            raise self.closed
+        self.uploads[key] = f"upload-{len(self.uploads)}"
+        return self.uploads[key]
+
+    def erase(self, destination: Destination, secret: Secret, key: str, control: Control) -> bool:
+        return False
+
+    def end_upload(self, destination: Destination, secret: Secret, key: str, upload: str, control: Control) -> None:
+        self.uploads.pop(key, None)
 
     def strength(self, expected: Fingerprint, seen: Seen) -> Strength:
         return strength_of(expected, seen)

@@ -31,6 +31,7 @@ class Record:
     """
 
     def __init__(self, database: Database) -> None:
+        self.database = database
         self.app = make_engine(database.url)
         self.owner = make_engine(database.admin_url)
         self.intruder = make_engine(database.admin_url.replace("cloudpush_owner", SUPERUSER))

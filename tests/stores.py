@@ -19,7 +19,7 @@ from cloudpush.push.admission import CredentialCard
 from cloudpush.push.ports import Store
 from cloudpush.push.signed.model import SIGNED_URLS, SheetCard
 from cloudpush.push.signed.ports import SheetStore
-from cloudpush.push.states import Event, FileState, State
+from cloudpush.push.states import Event, FileState, Package, State
 from fakes import FakeStore, FileStanding, Standing
 
 
@@ -30,7 +30,7 @@ class Subject(Protocol):
     def store(self) -> Store: ...
     @property
     def sets(self) -> SheetStore: ...
-    def submit(self) -> UUID: ...
+    def submit(self, package: Package | None = None) -> UUID: ...
     def submit_signed(self, *, hook: bool = False) -> UUID: ...
     def resign(self, push_id: UUID) -> UUID: ...
     def cancel(self, push_id: UUID) -> State: ...
@@ -60,8 +60,8 @@ class InMemory:
         self.files = self.store.files
         self.events = self.store.events
 
-    def submit(self) -> UUID:
-        return self.store.add(a_push())
+    def submit(self, package: Package | None = None) -> UUID:
+        return self.store.add(a_push(package=package))
 
     def submit_signed(self, *, hook: bool = False) -> UUID:
         push = a_signed_push(credential_id=uuid4(), hook_id=uuid4() if hook else None)
@@ -104,9 +104,9 @@ class InPostgres:
         self.store = Ledger(app, a_destination)
         self.sets = Sheets(app)
 
-    def submit(self) -> UUID:
+    def submit(self, package: Package | None = None) -> UUID:
         card = CredentialCard(self._credential, OWNER, "access_key", "active", None, "", "")
-        return self._desk.store(a_request(), card, a_destination(), bytes(32))[0]
+        return self._desk.store(a_request(package=package), card, a_destination(), bytes(32))[0]
 
     def submit_signed(self, *, hook: bool = False) -> UUID:
         card = CredentialCard(self._add(SIGNED_URLS), OWNER, SIGNED_URLS, "active", None, "", ORIGIN)

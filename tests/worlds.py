@@ -18,6 +18,7 @@ from cloudpush.push.leases import LeaseKeeper
 from cloudpush.push.lifecycle import CloudPush
 from cloudpush.push.planning import Limits
 from cloudpush.push.ports import Control, Engine, Session
+from cloudpush.push.preflight import Preflight
 from cloudpush.push.retry import Policy
 from cloudpush.push.states import State
 from fakes import FakeAnnouncer, FakeClock, FakeStore
@@ -45,6 +46,8 @@ class Carrier(Engine, Session):
         self.piece: int | None = None
         self.abandoned: list[str] = []
         self.tidying: CloudPushError | None = None
+        self.keeping: CloudPushError | None = None  # what every deletion fails with
+        self.removed: list[str] = []
         self.groups: list[str] = []
         self.opened = 0
         self.secrets: list[Mapping[str, str]] = []
@@ -87,7 +90,18 @@ class Carrier(Engine, Session):
         if self.tidying is not None:
             raise self.tidying
         self.abandoned += keys
+        for key in keys:
+            self._bucket.uploads.pop(key, None)
         return len(keys)
+
+    def remove(self, keys: Sequence[str], control: Control) -> Mapping[str, CloudPushError]:
+        control.check()
+        if self.keeping is not None:
+            return dict.fromkeys(keys, self.keeping)
+        for key in keys:
+            self._bucket.objects.pop(key, None)
+            self.removed.append(key)
+        return {}
 
     def renew(self, secret: Secret) -> None:
         self.secrets.append(secret.reveal())
@@ -102,7 +116,9 @@ class World:
     Leases are extended when the test says ``leases.beat()``: nothing here runs by the clock.
     """
 
-    def __init__(self, source: Path, limits: Limits | None = None, policy: Policy | None = None) -> None:
+    def __init__(
+        self, source: Path, limits: Limits | None = None, policy: Policy | None = None, *, preflight: bool = False
+    ) -> None:
         self.source = source
         self.clock = FakeClock()
         self.store = FakeStore(self.clock)
@@ -123,6 +139,7 @@ class World:
             clock=self.clock,
             policy=policy or Policy(strikes=3, base=2, cap=300),
             limits=limits or Limits(),
+            preflight=Preflight(self.bucket, {"access_key": by_key.visit}) if preflight else None,
         )
         self.vault.seal(CREDENTIAL, OWNER, an_access_key())
 

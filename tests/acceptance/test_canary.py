@@ -25,6 +25,7 @@ from acceptance import searcher
 from acceptance.live import ROLE_ARN, STEM, Exit, Live, marked, until
 from acceptance.portal import Portal
 from acceptance.searcher import Thing, Traffic
+from acceptance.spoken import speak
 from cloudpush.push.job import Request
 
 pytestmark = pytest.mark.xdist_group("live")
@@ -41,10 +42,11 @@ Place = AbstractContextManager[Iterator[Thing]]
 
 @dataclass(frozen=True)
 class Canaries:
-    """What must not be found: ``needles``; and the pushes that were made with them, by name."""
+    """What must not be found: ``needles``; and the pushes and requests that were made with them, by name."""
 
     needles: frozenset[str]
     codes: dict[str, int]
+    statuses: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def released(live: Live, places: Places, tmp_path_factory: pytest.TempPathFactor
     file.unlink()
     wrong_only = _add(live, "wrong", "--from-stdin", stdin=json.dumps(right | {"secret_access_key": marked()}))
 
+    spoken = speak(live)
+    needles |= spoken.needles
     portal = Portal(live.gate.endpoint, live.canary, live.cloud.make_bucket(), secret=marked())
     callback = _hook(live, portal)
     bucket, big, small = live.cloud.make_bucket(), live.big_source(), live.source("small", {"a": b"a", "b": b"b"})
@@ -116,6 +120,7 @@ def released(live: Live, places: Places, tmp_path_factory: pytest.TempPathFactor
     codes = {
         "slow": live.cli.end(slow).code,
         "session": _push(live, small, bucket, by_file),
+        "over REST": _push(live, small, bucket, spoken.credential),
         "wrong session": _push(live, small, bucket, by_environment),
         "wrong secret": _push(live, small, bucket, wrong_only),
         "urls": live.cli("wait", slow_urls).code,
@@ -126,7 +131,7 @@ def released(live: Live, places: Places, tmp_path_factory: pytest.TempPathFactor
         ).code,
     }
     portal.close()
-    return Canaries(needles | portal.signatures, codes), found
+    return Canaries(needles | portal.signatures, codes, spoken.statuses), found
 
 
 def _session(live: Live) -> dict[str, str]:
@@ -203,12 +208,27 @@ def test_pushes_with_canaries_end_as_they_should(released: tuple[Canaries, list[
     assert canaries.codes == {
         "slow": Exit.SUCCEEDED,
         "session": Exit.SUCCEEDED,
+        "over REST": Exit.SUCCEEDED,
         "wrong session": Exit.FAILED,
         "wrong secret": Exit.FAILED,
         "urls": Exit.SUCCEEDED,
         "renewed urls": Exit.SUCCEEDED,
         "wrong urls": Exit.FAILED,
         "one url": Exit.SUCCEEDED,
+    }
+
+
+def test_requests_with_canaries_are_answered_as_they_should_be(released: tuple[Canaries, list[str]]) -> None:
+    """Some were taken, and the others refused in every way that there is."""
+    canaries, _ = released
+
+    assert canaries.statuses == {
+        **dict.fromkeys(("a key", "a webhook", "a child", "a submission"), 201),
+        **dict.fromkeys(("who am I", "tokens", "a batch", "a login"), 200),
+        **dict.fromkeys(("a name again", "no kind", "a field too many", "a secret elsewhere"), 422),
+        **dict.fromkeys(("a list", "a number", "a hidden URL", "a bad row", "a URL for a name", "in the address"), 422),
+        **dict.fromkeys(("whoever has none", "a submission as a bearer"), 401),
+        **dict.fromkeys(("no JSON", "a login that waits", "a token for a code"), 400),
     }
 
 

@@ -21,6 +21,7 @@ PARTS = [
     "audit role",
     "redis",
     "vault worker",
+    "vault notary",
     "vault web",
     "vault intake",
     "vault keeper",
@@ -81,7 +82,7 @@ def no_redis(_live: Live, _tmp: Path) -> dict[str, str]:
     ("fault", "failing", "what", "fix"),
     [
         (no_level, {"migrations"}, "no level", "cloudpush db upgrade"),
-        (no_roles, {"vault worker", "vault web", "vault intake", "vault keeper"}, "{auth}", "role"),
+        (no_roles, {"vault worker", "vault notary", "vault web", "vault intake", "vault keeper"}, "{auth}", "role"),
         (no_root, {"source root"}, "{tmp}/gone' is not a directory", "CLOUDPUSH_SOURCE_ROOTS"),
         (no_rclone, {"rclone"}, "{tmp}/rclone", "rclone 1.73.5"),
         (old_rclone, {"rclone"}, "1.60.1", "rclone 1.73.5"),

@@ -99,9 +99,11 @@ def test_show_tells_of_each_file_what_it_was_and_how_it_is_proved(cli: Cli, push
     assert {f["path"]: (f["state"], f["strength"], f["size"], f["sha256"]) for f in shown["files"]} == {
         path: ("verified", "checksum", len(data), sha256(data)) for path, data in NAMES.items()
     }
-    assert [e["kind"] for e in shown["events"]] == [
+    assert [e["kind"] for e in shown["events"]][:8] == [  # its receipt may follow
         "push.queued",
         "push.claimed",
+        "credential.used",
+        "push.preflight",
         "push.planned",
         "credential.used",
         "part.finished",
@@ -126,7 +128,9 @@ def test_audit_of_the_push_is_sound(cli: Cli, pushed: tuple[str, dict[str, Any]]
 
     report = cli("audit", "verify", row["id"], "--json").json
 
-    assert report == {"sound": True, "chains": 1, "events": 6, "parts": 1, "files": len(NAMES), "faults": []}
+    told = {name: report[name] for name in ("sound", "chains", "parts", "files", "faults")}
+    assert told == {"sound": True, "chains": 1, "parts": 1, "files": len(NAMES), "faults": []}
+    assert report["events"] >= 8  # its receipt may follow
 
 
 def test_second_push_sends_nothing(cli: Cli, names: Path, good: str, pushed: tuple[str, dict[str, Any]]) -> None:
@@ -227,6 +231,9 @@ def test_dry_run_tells_and_stores_nothing(live: Live, bucket: str, good: str) ->
 
 def test_stronger_proof_than_the_destination_gives_is_no_success(live: Live, bucket: str, good: str) -> None:
     """Uploaded, but not proved as strongly as demanded: unverified, with its own exit code."""
+    live.cli(
+        "push", live.source("lax", {"lax": b"lax"}), f"s3://{bucket}", "--credential", good, "--wait"
+    )  # is known now
     source = live.source("strict", {"file": b"strict"})
 
     run = live.cli(
@@ -241,12 +248,33 @@ def test_stronger_proof_than_the_destination_gives_is_no_success(live: Live, buc
     )
 
 
+def test_preflight_says_what_a_credential_may_do(live: Live, bucket: str, good: str) -> None:
+    """A worker tries it out, and leaves nothing behind; the exit code tells the answer."""
+    reader = live.credential(servers.READER)
+    asked = ("preflight", f"s3://{bucket}/runs", "--delete", "--abort", "--credential")
+
+    may, may_not, shown = live.cli(*asked, good, "--json"), live.cli(*asked, reader, "--json"), live.cli(*asked, reader)
+
+    names = [[(check["name"], check["ok"]) for check in run.json["checks"]] for run in (may, may_not)]
+    assert (may.code, may.json["state"], names) == (
+        Exit.SUCCEEDED,
+        "passed",
+        [[("write", True), ("head", True), ("delete", True), ("abort", True)], [("write", False)]],
+    )
+    assert (may_not.code, may_not.json["error_code"], shown.code) == (Exit.UNSOUND, "ACCESS_DENIED", Exit.UNSOUND)
+    assert "FAIL  write" in shown.out
+    assert (live.cloud.keys(bucket), live.cloud.uploads(bucket)) == ({}, [])
+
+
 @pytest.mark.parametrize(
-    ("demanded", "code", "state"),
-    [("checksum", Exit.UNVERIFIED, "unverified"), ("response", Exit.SUCCEEDED, "succeeded")],
+    ("demanded", "code", "told", "keys"),
+    [
+        ("checksum", Exit.FAILED, ("failed", None, "ACCESS_DENIED"), {}),  # before anything was sent
+        ("response", Exit.SUCCEEDED, ("succeeded", "response", None), {"a": 5, "b": 8}),
+    ],
 )
 def test_key_that_may_only_write_proves_a_response_at_most(
-    live: Live, bucket: str, demanded: str, code: Exit, state: str
+    live: Live, bucket: str, demanded: str, code: Exit, told: tuple[str | None, ...], keys: dict[str, int]
 ) -> None:
     """Without the right to look there is only the answer to the upload, and the verdict claims no more."""
     source = live.source("blind", {"a": b"blind", "b": b"as a bat"})
@@ -256,12 +284,8 @@ def test_key_that_may_only_write_proves_a_response_at_most(
         *("push", source, f"s3://{bucket}", "--credential", writer, "--wait", "--json", "--min-strength", demanded)
     )
 
-    assert (run.code, run.json["state"], run.json["strength"], live.cloud.keys(bucket)) == (
-        code,
-        state,
-        "response",
-        {"a": 5, "b": 8},
-    )
+    found = tuple(run.json[name] for name in ("state", "strength", "error_code"))
+    assert (run.code, found, live.cloud.keys(bucket)) == (code, told, keys)
 
 
 def test_waiting_ends_at_its_timeout_and_the_push_goes_on(live: Live, bucket: str, gated: str) -> None:

@@ -107,13 +107,14 @@ class Visit:
             if self.origin in (referer[: len(self.origin)], url[: len(self.origin)])
         ]
 
-    def judge(self, scheme: Scheme | None = None) -> list[str]:
-        """What axe-core finds serious or worse on the page that is shown: rule, impact, where."""
+    def judge(self, scheme: Scheme | None = None, *rules: str) -> list[str]:
+        """What axe-core finds serious or worse on the page that is shown: rule, impact, where. ``rules``: by these only."""
         if scheme:
             self.page.emulate_media(color_scheme=scheme)
+        only = f", runOnly: {list(rules)}" if rules else ""
         found = self.page.evaluate(
             # In an isolated world the page's own policy does not concern it.
-            f"async () => {{ {axe()}; const r = await window.axe.run(document, {{resultTypes: ['violations']}});"
+            f"async () => {{ {axe()}; const r = await window.axe.run(document, {{resultTypes: ['violations']{only}}});"
             " return r.violations; }"
         )
         return [

@@ -8,6 +8,7 @@ from playwright.sync_api import Page
 
 from browser.stage import ALICE, ROLE, TITLE, Stage
 from cloudpush.push.grants.model import GrantState
+from cloudpush.wiring import sign_in_link
 
 LEAVE = re.compile("^(Connect|Continue)")
 
@@ -15,6 +16,13 @@ LEAVE = re.compile("^(Connect|Continue)")
 def sign_in(page: Page, world: Stage) -> None:
     """By a one-time link."""
     page.goto(world.link())
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/connections")
+
+
+def sign_in_as(page: Page, world: Stage, owner: str) -> None:
+    """The same, as somebody else."""
+    page.goto(sign_in_link(world.settings, owner, seconds=60))
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/connections")
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import requests
 from playwright.sync_api import Browser, Page, expect
 
 from browser import chrome
@@ -194,8 +195,20 @@ def every_page(world: Stage, visit: Visit) -> list[tuple[str, str]]:
         ("push", f"/pushes/{push_id}"),
         ("push-failed", f"/pushes/{bad}"),
         ("account", "/account"),
+        ("tokens", "/tokens"),
+        ("device", "/device"),
+        ("device, wrong", "/device?code=AAAA-AAAA"),
+        ("device, approve", f"/device?code={login_code(world)}"),
         ("nothing", "/nothing-here"),
     ]
+
+
+def login_code(world: Stage) -> str:
+    """What a command line shows that asks to be signed in."""
+    answer = requests.post(f"{world.url}/v1/login/device", json={"host": "hpc7.example"}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    code: str = answer.json()["user_code"]
+    return code
 
 
 def test_every_page_can_be_used_by_everybody_and_breaks_no_rule(world: Stage, person: Visit) -> None:
@@ -294,6 +307,21 @@ def test_pictures_are_taken(world: Stage, visit: Visit, chromium: Browser) -> No
     world.wait(running, "succeeded")
     page.goto(f"{world.url}/connections/{grant.id}")
     shoot(page, "connection")
+    page.goto(f"{world.url}/device?code={login_code(world)}")
+    shoot(page, "device")
+    page.get_by_role("button", name="Approve").click()
+    page.goto(f"{world.url}/tokens")
+    page.get_by_label("Name").fill("nightly run on hpc7")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_role("heading", name="Your new token")).to_be_visible()
+    shown = page.get_by_role("region", name="Your new token").locator("code")
+    shown.evaluate(
+        "e => { e.textContent = e.textContent.slice(0, 8) + '…'.repeat(12); }"
+    )  # a picture is no place for it
+    shoot(page, "tokens")
+    page.emulate_media(color_scheme="dark")
+    shoot(page, "tokens-dark")
+    page.emulate_media(color_scheme="light")
     page.goto(f"{world.url}/pushes")
     shoot(page, "pushes")
     world.hasty.revoke_tokens(ALICE)

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from chaos.rounds import TARGETS, Outcome, With, arena
+from chaos.rounds import MORE_TARGETS, Outcome, With, arena
 
 #: `up` gives up on a service that ends five times within a minute, as it should.
 BETWEEN_KILLS_SECONDS = 16.0
@@ -23,14 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
-    parser.add_argument("--only", choices=TARGETS)
+    parser.add_argument("--only", choices=MORE_TARGETS)
     parser.add_argument("--push", choices=list(With), type=With, default=With.BOTH, help="what with")
     parser.add_argument("--keep", action="store_true", help="keep the directory with its logs")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     base = Path(tempfile.mkdtemp(prefix="cp-chaos-"))
     print(f"seed {args.seed}, {args.rounds} rounds, in {base}")
-    targets = [args.only] if args.only else TARGETS
+    targets = [args.only] if args.only else MORE_TARGETS
     outcomes: list[Outcome] = []
     problems = 0
     try:
@@ -43,6 +43,9 @@ def main() -> None:
                 problems += len(outcome.problems)
                 _tell(outcome)
                 time.sleep(max(0.0, BETWEEN_KILLS_SECONDS / len(targets) - (time.monotonic() - began)))
+            left = a.settle() + a.verify_audit()
+            problems += len(left)
+            print(*left, a.aftermath.summary(), sep="\n")
     finally:
         if not args.keep and not problems:
             shutil.rmtree(base, ignore_errors=True)

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from typing import Any
 
 from chaos.stand import BUCKET, MIB, Expected
-from cloudpush.audit import integrity
 from cloudpush.push.states import State
 from cloudpush.wiring import Services
 
@@ -38,11 +37,6 @@ class Judge:
                 if f["state"] not in file_states or f["strength"] != "checksum"
             ]
         return problems
-
-    def audit(self) -> list[str]:
-        """Every chain and digest of the whole history."""
-        report = integrity.verify(self._services.database)
-        return [f"audit: {f.stream}: {f.what}" for f in report.faults]
 
     def _objects(self, one: Expected) -> list[str]:
         there = {}

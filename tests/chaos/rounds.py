@@ -2,7 +2,9 @@
 
 What "right" means, after each round: every push has the verdict that it deserves, every object of a succeeded push
 is there exactly once with the bytes of its source, nothing is left ``running``, and the audit verifies. Of pushes
-with signed URLs nothing stays behind: no URL, no unfinished upload, and no part that had arrived was sent again.
+with signed URLs nothing stays behind: no URL, no unfinished upload, and no part that had arrived was sent again. Every push
+that is over has one receipt that holds, packages are whole, checkpoints and what Vault remembers agree; and in the end
+webhooks were told each verdict.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from uuid import uuid4
 
 import psutil
 
+from chaos.aftermath import RECEIPT_SECONDS, TOLD_SECONDS, Aftermath
 from chaos.judge import Judge
 from chaos.stand import BUCKET, KIB, MIB, OWNER, REGION, USER, Digests, Expected, client, write
 from chaos.urls import UrlPushes
@@ -30,13 +33,15 @@ from cloudpush.credentials.kinds import parse
 from cloudpush.errors import CloudPushError
 from cloudpush.push.custody import Caller
 from cloudpush.push.job import Request
-from cloudpush.push.states import State
+from cloudpush.push.states import Package, State
 from cloudpush.settings import read_settings
 from cloudpush.stack.ports import HOST
 from cloudpush.stack.seaweedfs import SeaweedFS
 from cloudpush.wiring import Services, build
 
 TARGETS = ("worker", "rclone", "valkey", "postgres", "openbao")
+#: What a longer run kills, too: the sweeper is the notary.
+MORE_TARGETS = (*TARGETS, "sweeper")
 VERDICT_SECONDS = 150.0
 #: Until what was killed serves again. Postgres recovers, OpenBao unseals itself.
 BACK_SECONDS = 60.0
@@ -50,6 +55,7 @@ FAST = {
     "CLOUDPUSH_SWEEP_SECONDS": "0.3",
     "CLOUDPUSH_PART_FILES": "60",
     "CLOUDPUSH_MAX_ATTEMPTS": "30",
+    "CLOUDPUSH_CHECKPOINT_SECONDS": "10",
     "CLOUDPUSH_LOG_LEVEL": "info",
 }
 
@@ -87,6 +93,7 @@ class Arena:
         data = base / "data"
         self.many = write(data / "many", {f"d{i % 7}/f{i:03d} é.bin": 3 * KIB + i for i in range(200)})
         self.big = write(data / "big", {"big.bin": 150 * MIB})
+        self.aftermath = Aftermath(services.settings, services, self.s3, base, closing)
         self.urls = UrlPushes(data / "urls", cloud.address, services, self.s3, self.chance, closing)
 
     def round(self, number: int, target: str, pushes: With) -> Outcome:
@@ -105,12 +112,19 @@ class Arena:
         problems += self._wait_for_return(target, killed)
         problems += [problem for one in with_keys for problem in self.judge.push(one)]
         problems += [problem for one in with_urls for problem in self.urls.check(one)]
+        _until(lambda: all(map(self.aftermath.issued, expected)), RECEIPT_SECONDS)
+        problems += [problem for one in expected if self._over(one) for problem in self.aftermath.check(one)]
         self._empty()
         return Outcome(number, target, pause, under_way, took, self.urls.told if with_urls else "", problems)
 
     def verify_audit(self) -> list[str]:
-        """Every chain and digest of the whole history."""
-        return self.judge.audit()
+        """Every chain, digest and checkpoint of the whole history."""
+        return self.aftermath.audit()
+
+    def settle(self) -> list[str]:
+        """Once all rounds are over: whether webhooks were told everything."""
+        settled = _until(self.aftermath.settled, TOLD_SECONDS)
+        return [*([] if settled else ["webhooks are owed verdicts still"]), *self.aftermath.messages()]
 
     # -- submitting ------------------------------------------------------------------------
 
@@ -121,15 +135,21 @@ class Arena:
             self._one("big", "good", done, self.big),
             self._one("many", "wrong", (State.FAILED,), {}),
             self._one("many", "good", done, self.many),
+            self._one("many", "good", done, {}, Package.BAGIT),
+            self._one("many", "good", done, {}, Package.RO_CRATE),
+            self._one("many", "wrong", (State.FAILED,), {}, Package.BAGIT),
         ]
         cancelled = self._one("big", "good", (State.CANCELLED, State.SUCCEEDED), {})
         with suppress(CloudPushError):
             self.services.intake.cancel(cancelled.push_id, OWNER, OWNER)
         return [*pushes, cancelled]
 
-    def _one(self, source: str, credential: str, states: tuple[State, ...], files: Digests) -> Expected:
+    def _one(
+        self, source: str, credential: str, states: tuple[State, ...], files: Digests, package: Package | None = None
+    ) -> Expected:
         prefix = uuid4().hex[:12]
-        request = Request(OWNER, OWNER, str(self.base / "data" / source), f"s3://{BUCKET}/{prefix}", credential)
+        where = f"s3://{BUCKET}/{prefix}"
+        request = Request(OWNER, OWNER, str(self.base / "data" / source), where, credential, package=package)
         return Expected(self.services.intake.submit(request).push_id, prefix, states, files)
 
     # -- killing -----------------------------------------------------------------------------
@@ -205,8 +225,8 @@ def _is(process: psutil.Process, target: str) -> bool:
     words = process.cmdline()
     name = Path(words[0]).name if words else ""
     match target:
-        case "worker":
-            return "worker" in words and "cloudpush" in " ".join(words)
+        case "worker" | "sweeper":
+            return target in words and "cloudpush" in " ".join(words)
         case "rclone":
             return name == "rclone" and "rcd" in words
         case "valkey":

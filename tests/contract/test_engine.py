@@ -18,7 +18,7 @@ from cloudpush.push.ports import Control, Engine, Session
 from cloudpush.settings import Settings
 from cloudpush.stack import binaries
 from cloudpush.transfer.rclone import Rclone
-from clouds import Place, on_azure, on_gcs
+from clouds import Place, on_azure, on_gcs, signature
 from fakes_engine import FakeEngine
 from fakes_inspector import GoOn, PlainSecret
 from servers import Cloud
@@ -47,6 +47,7 @@ class World:
     wrong: tuple[Secret, Code]
     root: Path
     stored: Callable[[], Mapping[str, bytes]]
+    deleting: Secret | None = None  # one that may delete, where a push's own may not
 
     def files(self, amount: int) -> list[PlannedFile]:
         return [self.file(n, f"d{n % 3}/{n}.dat", f"content {n}".encode()) for n in range(amount)]
@@ -124,8 +125,11 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
         place = on_gcs(request.getfixturevalue("gcs"))
         wrong: Secret = Bearer("token-that-nobody-gave", None, None, place.secret(1).endpoint)
     else:
-        place = on_azure(request.getfixturevalue("azurite"))
+        azurite = request.getfixturevalue("azurite")
+        place = on_azure(azurite)
         wrong = place.secret(-60)
+        deleting = signature(azurite, place.destination.bucket, 3600, permissions="rcwd")
+        return replace(with_grant(engine, place, tmp_path, wrong=wrong), deleting=deleting)
     return with_grant(engine, place, tmp_path, wrong=wrong)
 
 
@@ -183,6 +187,35 @@ def test_an_empty_file_is_an_object(world: World) -> None:
         failures = session.send(world.root, [file], GoOn())
 
     assert (failures, world.stored()) == ({}, {file.key: b""})
+
+
+def test_objects_are_removed_and_others_stay(world: World) -> None:
+    """Also ones with odd names, and ones that are not there; repeatable."""
+    odd = world.file(1, "odd", key=f"{world.destination.prefix}/.probe-\u2400 ~x")
+    top, kept = world.file(2, "top", key="top"), world.file(3, "kept")
+
+    with world.session(world.deleting) as session:
+        session.send(world.root, [odd, top, kept], GoOn())
+        failures = [session.remove([odd.key, top.key, "never/there"], GoOn()) for _ in range(2)]
+
+    assert (failures, world.stored()) == ([{}, {}], world.expected([kept]))
+
+
+@pytest.mark.parametrize("world", ["fake", "azure"], indirect=True)
+def test_object_that_may_not_be_removed_stays(world: World) -> None:
+    """Where only another secret could delete it, that is a failure of its key."""
+    file = world.file(1, "kept")
+    if isinstance(world.engine, FakeEngine):
+        world.engine.kept.add(file.key)
+
+    with world.session() as session:
+        session.send(world.root, [file], GoOn())
+        failures = session.remove([file.key], GoOn())
+
+    assert ({key: e.code for key, e in failures.items()}, world.stored()) == (
+        {file.key: Code.ACCESS_DENIED},
+        world.expected([file]),
+    )
 
 
 def test_nothing_to_send_is_no_failure(world: World) -> None:

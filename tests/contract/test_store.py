@@ -79,7 +79,12 @@ def test_a_claimed_push_is_as_it_was_asked_for(subject: Subject) -> None:
 
     assert push is not None
     assert push == a_push(
-        Path("/data/run"), id=push_id, credential_id=push.credential_id, created_at=push.created_at, attempt=1
+        Path("/data/run"),
+        id=push_id,
+        credential_id=push.credential_id,
+        created_at=push.created_at,
+        attempt=1,
+        unproved=True,
     )
 
 

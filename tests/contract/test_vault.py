@@ -1,4 +1,4 @@
-"""One suite for every vault: the fake that unit tests use, and the four roles on a real OpenBao."""
+"""One suite for every vault: the fake that unit tests use, and the roles on a real OpenBao."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RealHouse:
     def __init__(self, server: dev_vault.DevVault) -> None:
         self._kv = server.root.secrets.kv.v2
         self._connections = [VaultConnection(server.settings, role) for role in dev_vault.ROLES]
-        intake, worker, keeper, web = self._connections
+        intake, worker, keeper, web, _ = self._connections
         self.sealer, self.vault, self.keeper = Sealer(intake), Vault(worker), Keeper(keeper)
         self.sheets, self.safe = self.sealer, Safe(worker)
         self.consent, self.tokens = TokenSealer(web), TokenSafe(worker)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
 from uuid import UUID, uuid4
 
 import pytest
 import redis
+from celery.contrib.testing.worker import start_worker
 
 from cloudpush.broker import PART_TASK, PUSH_TASK, QUEUE, Announcer, celery_url, channel, make_celery
 from cloudpush.errors import BrokerError, Code, SettingsError
@@ -51,6 +54,46 @@ def test_a_push_is_one_message_with_its_id(announcer: Announcer, client: redis.R
     announcer.push(PUSH)
 
     assert (waiting(client), announcer.length()) == ([(PUSH_TASK, {"push_id": str(PUSH)})], 1)
+
+
+def test_the_messages_of_pushes_are_those_that_celery_sends(
+    announcer: Announcer, client: redis.Redis, valkey: Valkey
+) -> None:
+    """Byte for byte, but for what tells one from another."""
+    other = UUID("01890000-0000-7000-8000-000000000002")
+    announcer.push_many([PUSH, other])
+    app = make_celery(valkey.url())
+    for push in (PUSH, other):
+        app.send_task(PUSH_TASK, kwargs={"push_id": str(push)}, queue=QUEUE)
+    app.close()
+
+    found = [json.loads(raw) for raw in reversed(client.lrange(QUEUE, 0, -1))]
+    own = {(m["headers"].pop("id"), m["properties"].pop("delivery_tag")) for m in found}
+    for message in found:
+        message["body"] = json.loads(base64.b64decode(message["body"]))
+        assert message["headers"]["root_id"] == message["properties"]["correlation_id"]
+        for told, name in (("headers", "root_id"), ("properties", "correlation_id"), ("properties", "reply_to")):
+            message[told].pop(name)
+    assert len(own) == 4
+    assert found[:2] == found[2:]
+    assert found[0] != found[1]
+
+
+def test_a_worker_takes_the_messages_up(announcer: Announcer, valkey: Valkey, client: redis.Redis) -> None:
+    """A real one, with its own way to read them."""
+    heard: Queue[str] = Queue()
+    app = make_celery(valkey.url())
+
+    @app.task(name=PUSH_TASK)  # type: ignore[untyped-decorator]  # Celery has no types
+    def hear(push_id: str) -> None:
+        heard.put(push_id)
+
+    pushes = [str(uuid4()) for _ in range(3)]
+    announcer.push_many([UUID(push) for push in pushes])
+
+    with start_worker(app, pool="solo", perform_ping_check=False, queues=[QUEUE], shutdown_timeout=60):
+        assert [heard.get(timeout=60) for _ in pushes] == pushes
+    assert client.llen(QUEUE) == 0
 
 
 def test_parts_are_a_message_each(announcer: Announcer, client: redis.Redis) -> None:

@@ -22,6 +22,7 @@ import servers
 from cloudpush.audit.credentials import Credentials
 from cloudpush.audit.database import make_engine
 from cloudpush.cli import credential as credential_cli
+from cloudpush.cli import local
 from cloudpush.cli import vault as vault_cli
 from cloudpush.errors import CloudPushError, InputError
 from cloudpush.push.custody import Custody
@@ -69,7 +70,8 @@ def terminal(databases: servers.Databases, monkeypatch: pytest.MonkeyPatch) -> I
     def services() -> Iterator[Any]:
         yield SimpleNamespace(custody=custody)
 
-    monkeypatch.setattr(credential_cli, "services", services)
+    monkeypatch.setenv("CLOUDPUSH_LOCAL", "1")  # whatever login whoever runs this has
+    monkeypatch.setattr(local, "services", services)
     monkeypatch.setattr(vault_cli, "services", services)
     yield Terminal(custody, vault)
     engine.dispose()

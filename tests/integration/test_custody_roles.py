@@ -128,7 +128,8 @@ DEEDS: dict[str, Callable[[hvac.Client, str, str], Any]] = {
 }
 MAY: dict[str, set[str]] = {
     "intake": {"create a blob", "make a data key"},
-    "web": {"make a data key"},
+    "web": {"create a blob", "make a data key"},
+    "notary": set(),
     "worker": {"read a blob", "unwrap a data key", "make a data key"},
     "keeper": {
         "read a blob",

@@ -29,6 +29,7 @@ from cloudpush.audit.integrity import EPOCH, Fault, event_hash, genesis, verify
 from cloudpush.errors import Code
 from cloudpush.push.signed.places import read_destination
 from cloudpush.push.states import Event
+from cloudpush.push.trust.chain import content_hash, event_hash_2
 from records import Record
 from servers import Database
 
@@ -133,7 +134,9 @@ def test_a_chain_that_was_hashed_again_to_its_end_misses_its_head(record: Record
 
 
 REHASH = """
-    UPDATE event SET hash = cloudpush_event_hash(prev, stream, seq, at, kind, actor, credential_id, data::text)
+    UPDATE event SET salt = '\\x00', content = cloudpush_event_content('\\x00', actor, data::text),
+        hash = cloudpush_event_hash_2(prev, stream, seq, at, kind, credential_id,
+            cloudpush_event_content('\\x00', actor, data::text))
     WHERE stream = :id AND seq = :seq
 """
 RELINK = """
@@ -415,16 +418,23 @@ def test_python_and_the_database_hash_alike(
     record: Record, kind: str, actor: str, data: dict[str, str | int | None], at: datetime, credential: UUID | None
 ) -> None:
     """Control characters, quotes, every script; years long past and far ahead."""
-    stream, text = uuid4(), json.dumps(data, ensure_ascii=False)
+    stream, text, salt = uuid4(), json.dumps(data, ensure_ascii=False), uuid4().bytes
     row = {"prev": genesis(stream), "s": stream, "at": at, "kind": kind, "actor": actor, "k": credential, "data": text}
     with record.app.connect() as c:
-        theirs = c.execute(sa.text(HASH), row).scalar_one()
+        theirs = [bytes(found) for found in c.execute(sa.text(HASH), row | {"salt": salt}).one()]
 
-    assert bytes(theirs) == event_hash(genesis(stream), stream, 7, at, kind, actor, credential, text)
+    content = content_hash(salt, actor, text)
+    assert theirs == [
+        event_hash(genesis(stream), stream, 7, at, kind, actor, credential, text),
+        event_hash_2(genesis(stream), stream, 7, at, kind, credential, content),
+        content,
+    ]
 
 
 HASH = """
-    SELECT cloudpush_event_hash(:prev, :s, 7, CAST(:at AS timestamptz), :kind, :actor, CAST(:k AS uuid), :data)
+    SELECT cloudpush_event_hash(:prev, :s, 7, CAST(:at AS timestamptz), :kind, :actor, CAST(:k AS uuid), :data),
+        cloudpush_event_hash_2(:prev, :s, 7, CAST(:at AS timestamptz), :kind, CAST(:k AS uuid), content), content
+    FROM cloudpush_event_content(:salt, :actor, :data) AS content
 """
 
 

@@ -22,7 +22,7 @@ from cloudpush.push.custody import Caller
 from cloudpush.push.intake import Accepted, Preview
 from cloudpush.push.signed import sheets
 from cloudpush.push.signed.model import SIGNED_URLS
-from cloudpush.push.states import Overwrite, Strength
+from cloudpush.push.states import Overwrite, Package, Strength
 from signed_door import Door
 from signed_rows import BUCKET, CANARY, ORIGIN, a_row, numbered, put_url, tree_sas
 
@@ -347,6 +347,7 @@ def test_other_providers_and_buckets_on_one_host_are_refused(door: Door) -> None
         ({"credential": "c"}, Code.BAD_INPUT, "credential"),
         ({"profile": "aws"}, Code.BAD_INPUT, "profile"),
         ({"min_strength": Strength.REREAD}, Code.BAD_INPUT, "min_strength"),
+        ({"package": Package.BAGIT}, Code.BAD_INPUT, "package"),
         ({"include": ("*.csv",)}, Code.BAD_INPUT, "include"),
         ({"overwrite": Overwrite.NEVER}, Code.BAD_INPUT, "overwrite"),
         ({"source": "relative"}, Code.SOURCE_MISSING, "source"),

@@ -294,7 +294,7 @@ def test_new_policies_of_an_upgrade_are_installed(data: Path, tmp_path: Path) ->
     with servers.scratch() as base:
         policies = base / "policies"
         policies.mkdir()
-        for role in ("worker", "intake", "keeper", "web"):
+        for role in ("worker", "intake", "keeper", "web", "notary"):
             (policies / f"{role}.hcl").write_text('path "auth/token/lookup-self" { capabilities = ["read"] }')
         server = servers.make_openbao(base)
         server._policies = policies
@@ -390,7 +390,7 @@ def test_no_secret_is_in_an_argument_or_an_environment(up: Up) -> None:
     """Of any process of the stack; nor in a log file."""
     kept = [*(up.data / "openbao").rglob("*-secret-id"), up.data / "openbao" / "seal.key"]
     needles = {path.read_bytes() for path in kept}
-    assert len(needles) == 6
+    assert len(needles) == 7
     places = [Path(f"/proc/{pid}/{what}") for pid in up.pids() for what in ("cmdline", "environ")]
     found = [str(p) for p in (*places, *(up.data / "logs").iterdir()) for n in needles if n in p.read_bytes()]
     assert found == []

@@ -230,7 +230,7 @@ def test_a_redirect_is_not_followed_and_names_the_region(server: Server) -> None
 
     error = failure(lambda: look(server, "k"))
 
-    assert (error.code, "region eu-west-1, not us-east-1" in error.message) == (Code.NO_SUCH_BUCKET, True)
+    assert (error.code, "region eu-west-1, not us-east-1" in error.message) == (Code.WRONG_REGION, True)
     assert [target for _, target, _ in server.asked] == ["/bkt/k", "/bkt/k"]
 
 

@@ -17,10 +17,11 @@ from starlette.routing import Route
 import servers
 import web_site
 from builders import an_error
+from cloudpush.audit.database import append_event
 from cloudpush.errors import Code
 from cloudpush.push.custody import Caller
 from cloudpush.push.grants.model import WEB_IDENTITY, Chore, GrantState
-from cloudpush.push.states import State
+from cloudpush.push.states import Event, State
 from cloudpush.stack.services import Valkey
 from cloudpush.web.sessions import COOKIE, digest, new_token
 from web_site import Browser, Site, text_of
@@ -62,6 +63,7 @@ def routes(site: Site, method: str) -> list[str]:
 def filled(path: str, **ids: Any) -> str:
     """``path`` with its parameters: known ones as they are given, others anything."""
     usual = {"digest": "x", "name": "style.css", "provider": "lab", "share_id": UNKNOWN, "attempt_id": UNKNOWN}
+    usual |= {"credential_id": UNKNOWN, "table": "pushes", "token_id": UNKNOWN}
     values = usual | {"grant_id": UNKNOWN, "push_id": UNKNOWN} | ids
     return re.sub(r"{(\w+)}", lambda m: str(values[m.group(1)]), path)
 
@@ -560,3 +562,18 @@ def test_a_database_that_is_away_is_told_as_such(site: Site, directory: Path) ->
     assert answer.status_code == 503
     assert "The operator of this CloudPush has to act" in answer.text
     assert "Traceback" not in answer.text
+
+
+def test_a_push_says_what_it_tries_again_how_it_is_packaged_and_how_its_probe_went(site: Site, ada: str) -> None:
+    grant = site.grant(ada)
+    first = site.push(grant)
+    second = site.running(grant).id
+    site.record.tamper("UPDATE push SET retry_of = :first, package = 'bagit' WHERE id = :id", first=first, id=second)
+    with site.record.owner.begin() as c:
+        append_event(
+            c, second, Event.PUSH_PREFLIGHT, "worker-1", {"code": "ACCESS_DENIED", "message": "No <b>write</b>"}
+        )
+    page = site.browser(ada).get(f"/pushes/{second}").text
+    assert f'href="/pushes/{first}"' in page
+    assert "BagIt" in page
+    assert "A probe of the destination failed: No &lt;b&gt;write&lt;/b&gt;" in page

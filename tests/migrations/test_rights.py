@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -238,7 +239,12 @@ def test_a_complete_plan_is_kept(app: sa.Engine, owner: sa.Engine, running: UUID
     """By the application and by the owner."""
     words = {refusal(e, f"DELETE FROM {table} WHERE push_id = :id", id=running) for e in (app, owner)}
 
-    assert words == {f"rows of a complete plan are kept: DELETE on {table} is refused"}
+    assert {_whole(word) for word in words} == {f"rows of a complete plan are kept: DELETE on {table} is refused"}
+
+
+def _whole(word: str | None) -> str:
+    """The refusal of a month's partition, as that of its table."""
+    return re.sub(r"\b(event|file)_(?:\d{4}_\d{2}|default)\b", r"\1", word or "")
 
 
 def test_a_plan_cannot_be_made_incomplete_again(app: sa.Engine, running: UUID) -> None:
@@ -263,7 +269,45 @@ def test_not_even_the_owner_edits_events(owner: sa.Engine, finished: UUID, state
     """Without taking the triggers away first, which is a deed of its own."""
     word = refusal(owner, statement)
 
-    assert word == f"table event is append-only: {statement.split(maxsplit=1)[0]} is refused"
+    assert _whole(word) == f"table event is append-only: {statement.split(maxsplit=1)[0]} is refused"
+
+
+@pytest.mark.parametrize("parent", ["event", "file"])
+@pytest.mark.parametrize(
+    "statement", ["SELECT * FROM {}", "DELETE FROM {}", "TRUNCATE {}", "INSERT INTO {} DEFAULT VALUES"]
+)
+def test_a_month_is_no_way_round(app: sa.Engine, finished: UUID, parent: str, statement: str) -> None:
+    """What the application may not do to a table it may not do to its partitions, and there is no other way to them."""
+    with app.connect() as c:
+        months = c.execute(
+            sa.text(f"SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = '{parent}'::regclass")
+        )
+        names = list(months.scalars())
+
+    words = {name: refusal(app, statement.format(name)) for name in names}
+
+    assert (words, len(names) > 7) == ({name: f"permission denied for table {name}" for name in names}, True)
+
+
+@pytest.mark.parametrize("statement", ["TRUNCATE", "DELETE FROM"])
+def test_not_even_the_owner_edits_a_month_of_events(owner: sa.Engine, finished: UUID, statement: str) -> None:
+    """By its own name."""
+    with owner.connect() as c:
+        month = c.execute(sa.text("SELECT DISTINCT tableoid::regclass::text FROM event")).scalars().first()
+
+    word = refusal(owner, f"{statement} {month}")
+
+    assert word == f"table {month} is append-only: {statement.split(maxsplit=1)[0]} is refused"
+
+
+def test_the_application_makes_months_and_cannot_choose_them(app: sa.Engine) -> None:
+    """The sweeper asks for so many ahead; which, the database says."""
+    words = [
+        refusal(app, "SELECT cloudpush_make_partitions(1)"),
+        refusal(app, "SELECT cloudpush_make_partition('event', '1999-01-01')"),
+    ]
+
+    assert words == [None, "permission denied for function cloudpush_make_partition"]
 
 
 def test_the_application_cannot_put_its_own_tables_in_the_way(app: sa.Engine) -> None:

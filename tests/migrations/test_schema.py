@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from alembic import command
 from psycopg.errors import CheckViolation, InsufficientPrivilege
 
-from cloudpush.audit import migrate
+from cloudpush.audit import integrity, migrate
 from cloudpush.audit.database import make_engine
 from cloudpush.audit.tables import CHORES, CREDENTIAL_STATES, GRANT_STATES, metadata
 from cloudpush.errors import Code, StoreError
@@ -112,6 +112,94 @@ def test_a_step_back_takes_what_its_revision_brought(empty: Database) -> None:
     engine.dispose()
 
     assert (before == between, (contents(empty.admin_url), sources(empty.admin_url)) == before) == (False, True)
+
+
+def test_an_upgrade_moves_what_is_there_into_months(empty: Database) -> None:
+    """Events and files of a database at the revision before, whatever month they are of: none is lost, each chain holds."""
+    engine = make_engine(empty.admin_url)
+    with engine.begin() as c:
+        command.upgrade(migrate._config(c), "0006")
+        for statement in BEFORE_MONTHS:
+            c.exec_driver_sql(statement)
+        before = [c.execute(sa.text(query)).all() for query in SURVIVORS]
+    migrate.upgrade(settings_of(empty))
+
+    with engine.begin() as c:
+        after = [c.execute(sa.text(query)).all() for query in SURVIVORS]
+        months = "SELECT tableoid::regclass::text AS month, count(*) AS n FROM {} GROUP BY 1"
+        events = {row.month: row.n for row in c.execute(sa.text(months.format("event")))}
+        files = {row.month: row.n for row in c.execute(sa.text(months.format("file")))}
+        c.exec_driver_sql("SELECT cloudpush_append(md5('1')::uuid, 'x', '{push.claimed}', '{NULL}', '{1}')")
+        newest = c.execute(sa.text("SELECT id, seq FROM event WHERE content IS NOT NULL")).one()
+    faults = {fault.what for fault in integrity.verify(engine).faults}
+    engine.dispose()
+
+    assert (before == after, newest) == (True, (25, 9))
+    assert {name for name in events if re.fullmatch(r"event_2026_0[1-3]", name)} == {
+        "event_2026_01",
+        "event_2026_02",
+        "event_2026_03",
+    }
+    assert (sum(events.values()), files) == (24, {"file_2026_02": 5, "file_default": 5})
+    assert not {what for what in faults if "edited" in what or "missing" in what or "follow" in what or "head" in what}
+
+
+def test_months_are_made_ahead_but_not_where_rows_are_in_the_way(empty: Database) -> None:
+    """Rows of a month that nobody made lie in the default partition; that month stays there, the others are made."""
+    migrate.upgrade(settings_of(empty))
+    engine = make_engine(empty.admin_url)
+    with engine.begin() as c:
+        at = c.execute(sa.text("SELECT date_trunc('month', now()) + interval '8 months 3 days'")).scalar_one()
+        c.execute(sa.text(LATER), {"at": at})
+
+        made = [c.execute(sa.text("SELECT cloudpush_make_partitions(9)")).scalar_one() for _ in range(2)]
+
+        where = c.execute(sa.text("SELECT tableoid::regclass::text FROM event")).scalars().all()
+        rights = c.execute(sa.text(RIGHTS)).scalars().all()
+    engine.dispose()
+
+    # Of months 7, 8 and 9 ahead: events without the eighth, files of all three.
+    assert (made, list(where), list(rights)) == ([5, 0], ["event_default"], [])
+
+
+LATER = """
+    INSERT INTO event (stream, seq, at, kind, actor, data, prev, hash)
+    VALUES (gen_random_uuid(), 1, :at, 'push.queued', 'x', '{}', '', '')
+"""
+RIGHTS = """
+    SELECT relname FROM pg_class
+    WHERE relispartition AND relkind = 'r' AND has_table_privilege('cloudpush_app', oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')
+"""
+
+BEFORE_MONTHS = (
+    """SELECT cloudpush_append(md5(s::text)::uuid, 'x', '{push.claimed}', '{NULL}', ARRAY['{"a": 1}'])
+        FROM generate_series(1, 3) s, generate_series(1, 8) n""",
+    # As if they had been written then: rehashed in order, so that the chains hold.
+    "ALTER TABLE event DISABLE TRIGGER USER",
+    """DO $$ DECLARE e event; link bytea; BEGIN
+        FOR e IN SELECT * FROM event ORDER BY stream, seq LOOP
+            link := CASE e.seq WHEN 1 THEN sha256(convert_to(e.stream::text, 'UTF8')) ELSE link END;
+            e.at := '2026-01-15'::timestamptz + make_interval(days => 10 * (e.seq - 1));
+            UPDATE event SET at = e.at, prev = link, hash = cloudpush_event_hash(
+                link, e.stream, e.seq, e.at, e.kind, e.actor, e.credential_id, e.data::text)
+                WHERE stream = e.stream AND seq = e.seq RETURNING hash INTO link;
+            UPDATE chain SET hash = link WHERE stream = e.stream;
+        END LOOP; END $$""",
+    "ALTER TABLE event ENABLE TRIGGER USER",
+    # A UUIDv7 of February 2026, and an id of another kind.
+    "INSERT INTO credential (id, owner, kind, name, state, created_by) VALUES (md5('c')::uuid, 'o', 'k', 'n', 'active', 'o')",
+    """INSERT INTO push (id, owner, actor, request_sha256, source, uri, bucket, prefix, profile, credential_id,
+        credential_kind, min_strength, overwrite, state, created_at)
+        SELECT id, 'o', 'o', '', '/s', 's3://b', 'b', '', 'aws', md5('c')::uuid, 'k', 'size', 'never', 'queued', '2026-02-10'
+        FROM unnest('{019c454f-2400-7000-8000-000000000001,fedcba98-0000-4000-8000-000000000001}'::uuid[]) AS id""",
+    """INSERT INTO file (push_id, seq, path, key, size, mtime_ns, state)
+        SELECT id, n, 'p' || n, 'k', 1, 1, 'planned' FROM push, generate_series(1, 5) n""",
+)
+SURVIVORS = (
+    "SELECT id, stream, seq, at, kind, actor, credential_id, data::text, prev, hash FROM event ORDER BY id",
+    "SELECT * FROM file ORDER BY push_id, seq",
+    "SELECT * FROM chain ORDER BY stream",
+)
 
 
 def test_two_upgrades_at_once_make_one_schema(empty: Database) -> None:
@@ -307,9 +395,13 @@ def test_constraints_hold_exactly_the_words_of_the_enums(owner: sa.Engine, table
     """No state more, none less."""
     with owner.connect() as c:
         row = {"name": f"ck_{table}_{'kind' if table == 'chore' else 'state'}"}
-        rule = c.execute(sa.text("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name"), row)
+        rule = c.execute(sa.text(RULE), row)
 
     assert set(re.findall(r"'(\w+)'::text", str(rule.scalar_one()))) == words
+
+
+# Partitions have their table's constraints under the same names.
+RULE = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name AND coninhcount = 0"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from cloudpush.errors import Code
@@ -31,8 +33,8 @@ def code_of(status: int, body: bytes, *, region: str = "", session: bool = False
         (403, document("RequestTimeTooSkewed"), False, Code.CLOCK_SKEW),
         (404, document("NoSuchBucket"), False, Code.NO_SUCH_BUCKET),
         (404, document("NoSuchKey"), False, Code.OBJECT_MISSING),
-        (301, document("PermanentRedirect"), False, Code.NO_SUCH_BUCKET),
-        (400, document("AuthorizationHeaderMalformed", more="<Region>eu-west-1</Region>"), False, Code.NO_SUCH_BUCKET),
+        (301, document("PermanentRedirect"), False, Code.WRONG_REGION),
+        (400, document("AuthorizationHeaderMalformed", more="<Region>eu-west-1</Region>"), False, Code.WRONG_REGION),
         (400, document("AuthorizationHeaderMalformed"), False, Code.BAD_SIGNATURE),
         (503, document("SlowDown"), False, Code.THROTTLED),
         (429, b"", False, Code.THROTTLED),
@@ -49,6 +51,22 @@ def code_of(status: int, body: bytes, *, region: str = "", session: bool = False
 def test_what_error_answers_mean(status: int, body: bytes, session: bool, code: Code) -> None:
     """S3's code decides, then the status; a session makes an unknown key an expired one."""
     assert code_of(status, body, session=session) is code
+
+
+def test_skewed_clock_is_told_by_how_much() -> None:
+    """From the provider's own time, in its words or in the answer's Date."""
+    told = document("RequestTimeTooSkewed", more="<ServerTime>2000-01-01T00:00:00Z</ServerTime>")
+    dated = document("RequestTimeTooSkewed")
+    found = [
+        read_refusal(403, told, date="Mon, 01 Jan 2001 00:00:00 GMT"),
+        read_refusal(403, dated, date="Sat, 01 Jan 2000 00:00:00 GMT"),
+        read_refusal(403, dated, date="no date"),
+    ]
+
+    messages = [error_of(refused, bucket="data", what="", secrets=()).message for refused in found]
+
+    assert [refused.time for refused in found] == [datetime(2000, 1, 1, tzinfo=UTC)] * 2 + [None]
+    assert [" s ahead of the destination's" in message for message in messages] == [True, True, False]
 
 
 def test_a_wrong_region_is_named() -> None:

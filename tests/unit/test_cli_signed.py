@@ -16,12 +16,10 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from cloudpush.cli import audit as audit_cli
-from cloudpush.cli import handover, wait
-from cloudpush.cli import push as push_cli
-from cloudpush.cli import signed as signed_cli
+from cloudpush.cli import handover, local, wait
 from cloudpush.cli.context import os_user
 from cloudpush.cli.exits import exit_code_of
+from cloudpush.cli.handed import OneUrl
 from cloudpush.cli.main import app
 from cloudpush.credentials.kinds import parse
 from cloudpush.errors import CloudPushError, Code, InputError
@@ -186,9 +184,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
         )
 
     monkeypatch.setattr("typer.testing._get_command", lambda _app: COMMAND)
-    monkeypatch.setattr(signed_cli, "needs_of", made.history.needs)
-    for module in (push_cli, signed_cli, audit_cli):
-        monkeypatch.setattr(module, "services", services)
+    monkeypatch.setenv("CLOUDPUSH_LOCAL", "1")  # whatever login whoever runs this has
+    monkeypatch.setattr(local, "needs_of", made.history.needs)
+    monkeypatch.setattr(local, "services", services)
     return made
 
 
@@ -578,3 +576,11 @@ def test_callback_is_not_looked_for_in_variables_of_aws(terminal: Terminal) -> N
     error = terminal.refusal("credential", "add", "--name", "h", "--kind", "resign_hook", "--from-env")
 
     assert "which hold no resign_hook" in error.message
+
+
+@pytest.mark.parametrize("host", ["account.blob.core.windows.net", "127.0.0.1:10000/account"])
+def test_sas_of_a_directory_goes_over_the_api_as_one_whatever_its_host(host: str) -> None:
+    """The server lists hosts of its own network; the command line does not know which."""
+    query = "sv=2022-11-02&sp=cw&se=2026-11-29T02:26:36Z&sig=K"
+    assert [[*row] for row in OneUrl(f"https://{host}/box?{query}&sr=c").rows()] == [["tree_sas_url"]]
+    assert [[*row] for row in OneUrl(f"https://{host}/box/blob?{query}&sr=b").rows()] == [["url"]]

@@ -29,3 +29,15 @@ def test_a_free_port_is_listened_at() -> None:
         port = probe.getsockname()[1]
     with _listen(Settings(web_port=port)) as listening:
         assert listening.getsockname()[:2] == ("127.0.0.1", port)
+
+
+def test_no_answer_waits_for_an_acknowledgement() -> None:
+    """What is accepted has Nagle's algorithm off, which would hold the body of each answer back for 40 ms."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (
+        _listen(Settings(web_port=port)) as listening,
+        socket.create_connection(("127.0.0.1", port)),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

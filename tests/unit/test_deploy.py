@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from cloudpush.audit.tables import metadata
-from cloudpush.cli.main import app
 from cloudpush.settings import OUTSIDE, PREFIX, Settings
+from documented import unknown
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -179,19 +178,7 @@ def test_commands_that_are_named_exist(compose: Tree, objects: dict[tuple[str, s
     lines += [c["args"] for pod in pods(objects).values() for c in pod["containers"]]
     lines += [json.loads(DOCKERFILE.splitlines()[-1].removeprefix("CMD "))]
 
-    wrong = []
-    for words in lines:
-        command: Any = typer.main.get_command(app)
-        for word in words:
-            if hasattr(command, "commands"):
-                command = command.commands.get(word)
-            elif word.startswith("--") and not any(word.partition("=")[0] in p.opts for p in command.params):
-                command = None
-            if command is None:
-                wrong.append((word, words))
-                break
-
-    assert (wrong, len(lines) > 30) == ([], True)
+    assert (unknown(lines), len(lines) > 30) == ([], True)
 
 
 def test_events_to_watch_are_logged() -> None:
@@ -199,7 +186,7 @@ def test_events_to_watch_are_logged() -> None:
     table = PAGE.partition("| event | level | means | do |")[2].partition("\n\n")[0]
     named = {event for line in table.splitlines()[2:] for event in re.findall(r"`([^`]+)`", line.split("|")[1])}
     source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "worker" / "cloudpush").rglob("*.py"))
-    said = set(re.findall(r'log\.\w+\)?\(\s*"([^"]+)"', source))
+    said = set(re.findall(r'(?:log\.\w+|level)\)?\(\s*"([^"]+)"', source))
 
     assert (named - said, len(named) > 10) == (set(), True)
 
@@ -334,15 +321,15 @@ def test_each_service_sees_its_own_secrets_only(compose: Tree, objects: dict[tup
     assert seen == {
         "upgrade": {"owner.env"},
         "worker": common | role_files("worker"),
-        "sweeper": common | role_files("intake", "keeper"),
+        "sweeper": common | role_files("intake", "keeper", "notary"),
         "web": common | role_files("web"),
         "cli": common | role_files("intake"),
-        "operator": common | role_files("worker", "intake", "keeper", "web"),
+        "operator": common | role_files("worker", "intake", "keeper", "web", "notary"),
     }
     assert {name: mounted(pod) for name, pod in pods(objects).items()} == {
         "cloudpush-db-upgrade": {"owner.env"},
         "cloudpush-worker": {"cloudpush.env"} | role_files("worker"),
-        "cloudpush-sweeper": {"cloudpush.env"} | role_files("intake", "keeper"),
+        "cloudpush-sweeper": {"cloudpush.env"} | role_files("intake", "keeper", "notary"),
         "cloudpush-web": {"cloudpush.env"} | role_files("web"),
     }
 
@@ -364,13 +351,14 @@ def test_openbao_is_given_the_files_that_it_reads(compose: Tree) -> None:
     roles = re.findall(r"auth/approle/role/cloudpush-(\w+)\"", TEXTS["deploy/openbao/server.hcl"])
 
     assert read == set(compose["services"]["openbao"]["secrets"])
-    assert roles == ["worker", "intake", "keeper", "web", "operator"]
-    assert "for role in worker intake keeper web;" in policies
+    assert roles == ["worker", "intake", "keeper", "web", "notary", "operator"]
+    assert "for role in worker intake keeper web notary;" in policies
     assert {p.stem for p in (ROOT / "config" / "vault" / "policies").glob("*.hcl")} == {
         "worker",
         "intake",
         "keeper",
         "web",
+        "notary",
     }
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
-from cloudpush.cli.main import app
 from cloudpush.credentials.providers import read_providers
 from cloudpush.settings import PREFIX, Settings
+from documented import unknown
 
 ROOT = Path(__file__).parents[2]
 PAGES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("oauth.md", "credentials.md")}
@@ -32,19 +30,7 @@ def test_providers_are_read_as_they_are_printed(table: str, tmp_path: Path) -> N
 
 def test_commands_exist_with_their_options() -> None:
     written = re.findall(r"(?<![\w/.=-])cloudpush ([a-z][^`\n|;&()#]*)", TEXT)
-    wrong = []
-    for words in map(shlex.split, written):
-        command: Any = typer.main.get_command(app)
-        for word in words:
-            if hasattr(command, "commands"):
-                command = command.commands.get(word)
-            elif word.startswith("--") and not any(word in p.opts for p in command.params):
-                command = None
-            if command is None:
-                wrong.append((word, words))
-                break
-
-    assert (wrong, len(written) > 8) == ([], True)
+    assert (unknown(map(shlex.split, written)), len(written) > 8) == ([], True)
 
 
 def test_settings_exist() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,11 +15,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from builders import CREDENTIAL, NOON, OWNER, URI, a_request
-from cloudpush.errors import CloudPushError, Code
+from cloudpush.errors import CloudPushError, Code, InputError, StoreError
 from cloudpush.push.admission import CredentialCard
-from cloudpush.push.intake import Accepted, Intake, Known
+from cloudpush.push.intake import Accepted, Intake, Known, ToStore
 from cloudpush.push.job import Destination, Profile, Request
-from cloudpush.push.states import Overwrite, State, Strength
+from cloudpush.push.states import Overwrite, Package, State, Strength
 from cloudpush.push.uris import parse_destination
 from fakes import FakeAnnouncer, FakeClock
 from grant_builders import a_share
@@ -33,6 +36,7 @@ class FakeDesk:
         self.stored: list[tuple[Request, Destination, bytes]] = []
         self.conflicts = False
         self.state = State.RUNNING
+        self.again: Request | State = State.QUEUED
         self.cancelled: list[tuple[UUID, str | None, str]] = []
 
     def credential(self, reference: str, owner: str) -> CredentialCard | None:
@@ -49,6 +53,15 @@ class FakeDesk:
     ) -> tuple[UUID, bool]:
         self.stored.append((request, destination, digest))
         return PUSH, not self.conflicts
+
+    def known_many(self, keys: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], Known]:
+        return {key: found for key in keys if (found := self.known(*key)) is not None}
+
+    def store_many(self, wanted: Sequence[ToStore]) -> Sequence[tuple[UUID, bool] | InputError]:
+        return [self.store(w.request, w.card, w.destination, w.digest) for w in wanted]
+
+    def retry(self, push_id: UUID, owner: str | None, actor: str) -> Request | State:
+        return self.again
 
     def cancel(self, push_id: UUID, owner: str | None, actor: str) -> State:
         self.cancelled.append((push_id, owner, actor))
@@ -169,6 +182,101 @@ def test_the_profile_of_signed_urls_is_refused(door: Door, named_by: str) -> Non
     error = door.refusal(profile="signed-url" if named_by == "request" else "", destination="https://10.0.0.1/x")
 
     assert (error.code, error.field) == (Code.BAD_INPUT, "profile")
+
+
+# -- many at once -----------------------------------------------------------------------------------
+
+
+def many(door: Door, *changes: dict[str, Any]) -> list[Accepted | CloudPushError]:
+    return door.intake.submit_many([a_request(**({"source": str(door.source)} | change)) for change in changes])
+
+
+def codes(outcomes: Sequence[Accepted | CloudPushError]) -> list[Code | bool]:
+    """The error's code, or whether it was created."""
+    return [o.code if isinstance(o, CloudPushError) else o.created for o in outcomes]
+
+
+def test_each_of_many_stands_alone_and_in_its_place(door: Door) -> None:
+    """What one is refused with keeps none of the others back."""
+    outcomes = many(
+        door, {}, {"source": "run"}, {"destination": "nowhere"}, {"labels": {"A B": "x"}}, {"source": "/etc"}, {}
+    )
+
+    assert codes(outcomes) == [
+        *(True, Code.SOURCE_MISSING, Code.BAD_URI, Code.BAD_INPUT, Code.SOURCE_OUTSIDE_ROOTS, True),
+    ]
+    assert (len(door.desk.stored), door.announcer.pushes) == (2, [PUSH, PUSH])
+
+
+def test_many_are_stored_as_each_by_itself_would_be(door: Door) -> None:
+    """One request is one digest, however it came."""
+    door.submit(labels={"a": "b"}, idempotency_key="one")
+    many(door, {"labels": {"a": "b"}, "idempotency_key": "other"})
+
+    (_, *one), (_, *other) = door.desk.stored
+    assert one == other
+
+
+def test_what_is_known_of_many_is_answered_whatever_became_of_its_source(door: Door) -> None:
+    """As a single repetition is; it is announced again, too."""
+    door.submit(idempotency_key="k")
+    shutil.rmtree(door.source)
+
+    assert codes(many(door, {"idempotency_key": "k"}, {})) == [False, Code.SOURCE_MISSING]
+    assert door.announcer.pushes == [PUSH, PUSH]
+
+
+def test_many_are_kept_while_the_broker_is_away(door: Door) -> None:
+    """The sweep announces them."""
+    door.announcer.away = True
+
+    assert many(door, {}, {}) == [Accepted(PUSH, created=True, announced=False)] * 2
+    assert len(door.desk.stored) == 2
+
+
+def test_none_of_many_is_announced_where_none_was_stored(door: Door) -> None:
+    """Nothing is said to the broker then."""
+    door.announcer.away = True
+
+    assert codes(many(door, {"destination": "nowhere"})) == [Code.BAD_URI]
+    assert many(door) == []
+
+
+def test_a_credential_that_many_name_is_looked_up_once(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is unknown, too."""
+    asked: list[str] = []
+    cards = {"mine": CARD}
+
+    def credential(name: str, _: str) -> CredentialCard | None:
+        asked.append(name)
+        return cards.get(name)
+
+    monkeypatch.setattr(door.desk, "credential", credential)
+
+    outcomes = many(door, *({"credential": name} for name in ("mine", "none", "mine", "none")))
+
+    assert codes(outcomes) == [True, Code.UNKNOWN_CREDENTIAL, True, Code.UNKNOWN_CREDENTIAL]
+    assert asked == ["mine", "none"]
+
+
+def test_what_the_store_refuses_one_of_many_with_is_in_its_place(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that another request took in that moment."""
+    taken = InputError(Code.IDEMPOTENCY_CONFLICT, "taken", field="idempotency_key")
+    monkeypatch.setattr(door.desk, "store_many", lambda wanted: [taken, *((PUSH, True) for _ in wanted[1:])])
+
+    assert many(door, {"idempotency_key": "k"}, {}) == [taken, Accepted(PUSH, created=True, announced=True)]
+
+
+def test_a_store_that_is_away_is_no_fault_of_one(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told once, of all."""
+
+    def away(*_: object) -> None:
+        raise StoreError(Code.DATABASE_UNREACHABLE, "away")
+
+    monkeypatch.setattr(door.desk, "credential", away)
+
+    with pytest.raises(StoreError):
+        many(door, {}, {})
 
 
 # -- grants -----------------------------------------------------------------------------------------
@@ -500,3 +608,50 @@ def test_watchers_hear_of_a_cancel_that_ended_the_push(
         endings,
         [(PUSH, OWNER, "ada")],
     )
+
+
+# -- packages and retries ---------------------------------------------------------------------------
+
+
+def test_package_is_part_of_what_was_asked_for(door: Door) -> None:
+    """Only where there is one: what was stored before there were any keeps its digest."""
+    for package in (None, Package.BAGIT, Package.RO_CRATE):
+        door.submit(package=package)
+
+    plain, *others = (digest for _, _, digest in door.desk.stored)
+    assert len({plain, *others}) == 3
+    assert plain == hashlib.sha256(json.dumps(_told(door), sort_keys=True).encode()).digest()
+
+
+def test_preview_of_a_bag_shows_where_its_data_goes(door: Door) -> None:
+    """Below data/."""
+    request = a_request(source=str(door.source), package=Package.BAGIT)
+
+    assert [f.key for f in door.intake.preview(request).first] == ["runs/7/data/a", "runs/7/data/b"]
+
+
+def test_retry_submits_what_the_desk_says_and_tells_what_waits(door: Door) -> None:
+    """A request anew, or a push that is due now and announced."""
+    waiting = door.intake.retry(PUSH, OWNER, OWNER)
+    door.desk.again = a_request(source=str(door.source), retry_of=PUSH, idempotency_key=f"retry:{PUSH}")
+
+    again = door.intake.retry(PUSH, OWNER, OWNER)
+
+    assert (waiting, door.announcer.pushes) == (State.QUEUED, [PUSH, PUSH])
+    assert isinstance(again, Accepted)
+    assert (again.created, door.desk.stored[0][0].retry_of) == (True, PUSH)
+
+
+def _told(door: Door) -> dict[str, Any]:
+    """What a digest was of before there were packages."""
+    return {
+        "source": str(door.source),
+        "destination": URI,
+        "credential": str(CARD.id),
+        "profile": "seaweedfs",
+        "min_strength": "checksum",
+        "overwrite": "if-different",
+        "include": [],
+        "exclude": [],
+        "labels": {},
+    }

@@ -75,6 +75,9 @@ class Told(Session):
     def abandon(self, keys: Sequence[str], control: Control) -> int:
         return 0
 
+    def remove(self, keys: Sequence[str], control: Control) -> Mapping[str, CloudPushError]:
+        return {}
+
     def progress(self) -> Progress:
         return Progress()
 

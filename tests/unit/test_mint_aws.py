@@ -257,3 +257,40 @@ def test_a_pattern_in_a_prefix_is_written_out_for_amazon_and_refused_for_others(
     assert policy["Statement"][2]["Condition"] == {"StringLike": {"s3:prefix": "a${*}b${?}c${$}d/*"}}
     with pytest.raises(CloudPushError, match=r"has '\*'"):
         session_policy(a_destination("minio", "a*b"), ROLE, listing=True)
+
+
+@pytest.mark.parametrize(("prefix", "below"), [("runs/7", "runs/7/"), ("", "")])
+def test_preflight_may_delete_its_probes_and_nothing_else(prefix: str, below: str) -> None:
+    """Right below the prefix, by their name; a push may delete nothing."""
+    where = a_destination("aws", prefix)
+    push, probe = (json.loads(session_policy(where, ROLE, listing=True, probe=p))["Statement"] for p in (False, True))
+
+    assert [statement for statement in probe if statement not in push] == [
+        {
+            "Effect": "Allow",
+            "Action": "s3:DeleteObject",
+            "Resource": f"arn:aws:s3:::{where.bucket}/{below}.cloudpush-preflight-*",
+        }
+    ]
+    assert [statement for statement in push if statement not in probe] == []
+
+
+def test_policy_that_has_no_room_for_a_probe_is_that_of_a_push() -> None:
+    """What is short enough for a push fails no preflight; the probe then stays."""
+    destination = a_destination("aws", "p" * 300)
+    longest = next(
+        where
+        for n in range(300, 1024)
+        if _too_long(where := replace(destination, prefix="p" * n), probe=False) is False
+        and _too_long(replace(destination, prefix="p" * (n + 1)), probe=False)
+    )
+
+    assert session_policy(longest, ROLE, listing=True, probe=True) == session_policy(longest, ROLE, listing=True)
+
+
+def _too_long(destination: Destination, *, probe: bool) -> bool:
+    try:
+        session_policy(destination, ROLE, listing=True, probe=probe)
+    except CloudPushError:
+        return True
+    return False

@@ -291,3 +291,14 @@ def test_the_code_in_the_header_counts_and_a_token_that_is_quoted_back_is_masked
     with pytest.raises(CloudPushError, match="Delegator") as caught:
         fetch_key(PROVIDER, ACCOUNT, TOKEN, NOON)
     assert TOKEN not in caught.value.detail
+
+
+def test_preflight_may_delete_and_a_push_may_not() -> None:
+    """Its probe; all else is the same."""
+    push, probe = (parse_qs(sign(ACCOUNT, KEY, "results", "", ENDS, probe=probe).query) for probe in (False, True))
+
+    assert (push["sp"], probe["sp"], {**push, "sp": 0, "sig": 0} == {**probe, "sp": 0, "sig": 0}) == (
+        ["rcw"],
+        ["rcwd"],
+        True,
+    )

@@ -11,7 +11,8 @@ from cloudpush.stack.datadir import DataDir
 from cloudpush.stack.up import UpOptions, _how_to_use, _website
 from cloudpush.stack.website import Website
 
-LINK = "http://127.0.0.1:1/sign-in/link?token=secret"
+URL = "http://127.0.0.1:1"
+LINK = f"{URL}/sign-in/link?token=secret"
 
 
 def website(tmp_path: Path, port: int) -> Website:
@@ -48,5 +49,12 @@ def test_it_serves_once_it_answers(tmp_path: Path) -> None:
 
 def test_the_link_is_told_to_whoever_asked_and_to_no_log(tmp_path: Path) -> None:
     """What a view may write into a file has no link in it."""
-    assert LINK in _how_to_use(DataDir(tmp_path), LINK)
-    assert "sign-in" not in _how_to_use(DataDir(tmp_path))
+    assert LINK in _how_to_use(DataDir(tmp_path), URL, LINK)
+    assert "sign-in" not in _how_to_use(DataDir(tmp_path), URL)
+
+
+def test_how_to_use_it_says_where_the_api_is_and_how_to_get_a_token(tmp_path: Path) -> None:
+    words = _how_to_use(DataDir(tmp_path), URL)
+    assert f"{URL}/v1" in words
+    assert f"cloudpush login {URL}" in words
+    assert "cloudpush token create" in words

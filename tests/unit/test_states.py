@@ -50,7 +50,10 @@ def test_events_are_named_by_what_they_concern() -> None:
     """Subject, dot, what happened; no name twice."""
     names = [e.value for e in Event]
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"(push|part|file|credential|grant|session|vault)\.[a-z_]+", name) for name in names)
+    assert all(
+        re.fullmatch(r"(push|part|file|credential|grant|preflight|role|token|audit|session|vault)\.[a-z_]+", name)
+        for name in names
+    )
 
 
 def test_strengths_are_ordered_as_users_read_them() -> None:

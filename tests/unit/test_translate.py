@@ -49,8 +49,8 @@ ROWS = [
     (put(403, "RequestTimeTooSkewed"), Code.CLOCK_SKEW),
     (put(404, "NoSuchBucket"), Code.NO_SUCH_BUCKET),
     (put(404, "NotFound"), Code.NO_SUCH_BUCKET),
-    (put(301, "PermanentRedirect"), Code.NO_SUCH_BUCKET),
-    (put(400, "AuthorizationHeaderMalformed"), Code.NO_SUCH_BUCKET),
+    (put(301, "PermanentRedirect"), Code.WRONG_REGION),
+    (put(400, "AuthorizationHeaderMalformed"), Code.WRONG_REGION),
     (
         "multi-thread copy: failed to open chunk writer: create multipart upload failed: "
         + put(404, "NoSuchBucket", "CreateMultipartUpload"),
@@ -175,6 +175,13 @@ def test_what_is_refused_after_its_end_has_expired(code: str) -> None:
     ]
 
     assert found == [Code.CREDENTIAL_EXPIRED, Code.ACCESS_DENIED]
+
+
+def test_right_region_is_named_where_the_provider_tells_it() -> None:
+    """S3 says which one it expects the signature to name."""
+    text = put(400, "AuthorizationHeaderMalformed") + "; the region 'us-east-1' is wrong; expecting 'eu-central-1'"
+
+    assert translated(text).message.endswith("says: it is in eu-central-1.")
 
 
 def test_the_message_names_what_it_is_about() -> None:
