@@ -1,5 +1,5 @@
 # Role `cloudpush-operator`: what running OpenBao for CloudPush takes. It unseals nothing by itself, but it may write the
-# policies of the four roles and give them new secret ids, and so can give itself their rights: keep its secret id
+# policies of the five roles and give them new secret ids, and so can give itself their rights: keep its secret id
 # where only operators read.
 
 path "sys/policies/acl/cloudpush-worker" {
@@ -15,6 +15,10 @@ path "sys/policies/acl/cloudpush-keeper" {
 }
 
 path "sys/policies/acl/cloudpush-web" {
+  capabilities = ["create", "read", "update"]
+}
+
+path "sys/policies/acl/cloudpush-notary" {
   capabilities = ["create", "read", "update"]
 }
 
@@ -76,6 +80,16 @@ path "transit/keys/cloudpush-issuer/config" {
   allowed_parameters = {
     "min_decryption_version" = []
   }
+}
+
+# New versions of the keys that receipts, checkpoints and submission tokens are signed with. Older ones stay: what they
+# signed is to be checked for as long as there is somebody to ask.
+path "transit/keys/cloudpush-audit/rotate" {
+  capabilities = ["update"]
+}
+
+path "transit/keys/cloudpush-submission/rotate" {
+  capabilities = ["update"]
 }
 
 # Its own token.

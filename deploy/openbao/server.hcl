@@ -1,5 +1,5 @@
 # OpenBao of compose.yaml: persistent, unseals itself with a key file, sets itself up on its first start; `initialize` is
-# not looked at again afterwards. It has no root token. The policies of the four roles are written by the service
+# not looked at again afterwards. It has no root token. The policies of the five roles are written by the service
 # `policies`, at each start, so that an upgrade can change them.
 
 ui           = false
@@ -44,6 +44,16 @@ initialize "secrets" {
     operation = "update"
     path      = "transit/keys/cloudpush-issuer"
     data      = { type = "rsa-2048", exportable = false, allow_plaintext_backup = false }
+  }
+  request "audit_key" {
+    operation = "update"
+    path      = "transit/keys/cloudpush-audit"
+    data      = { type = "ed25519", exportable = false, allow_plaintext_backup = false }
+  }
+  request "submission_key" {
+    operation = "update"
+    path      = "transit/keys/cloudpush-submission"
+    data      = { type = "ed25519", exportable = false, allow_plaintext_backup = false }
   }
   request "kv" {
     operation = "update"
@@ -126,6 +136,22 @@ initialize "roles" {
     operation = "update"
     path      = "auth/approle/role/cloudpush-web/custom-secret-id"
     data      = { secret_id = { eval_source = "file", eval_type = "string", path = "/run/secrets/web-secret-id" } }
+  }
+  request "notary" {
+    operation = "update"
+    path      = "auth/approle/role/cloudpush-notary"
+    data = {
+      token_policies          = ["cloudpush-notary"]
+      token_no_default_policy = true
+      token_ttl               = 3600
+      token_max_ttl           = 86400
+      role_id                 = { eval_source = "file", eval_type = "string", path = "/run/secrets/notary-role-id" }
+    }
+  }
+  request "notary_secret" {
+    operation = "update"
+    path      = "auth/approle/role/cloudpush-notary/custom-secret-id"
+    data      = { secret_id = { eval_source = "file", eval_type = "string", path = "/run/secrets/notary-secret-id" } }
   }
   request "operator" {
     operation = "update"
