@@ -9,10 +9,10 @@ WORKERS ?= 2
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit browser check bench chaos lock clean
+.PHONY: help demo test unit browser check bench bench-audit chaos lock clean
 
 help: ## Say what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 # $(1): what is installed beside CloudPush
 define install
@@ -78,7 +78,7 @@ unit: $(VENV)/.ready ## Run the unit tests only (seconds, no servers)
 
 browser: $(VENV)/.ready ## Run the browser tests only; PICTURES=docs/pictures makes the docs' screenshots anew
 	$(install-chromium)
-	$(CLEAN) $(BIN)/python -m pytest tests/browser -p no:cacheprovider $(if $(PICTURES),--pictures=$(PICTURES))
+	$(CLEAN) PICTURES='$(PICTURES)' $(BIN)/python -m pytest tests/browser -p no:cacheprovider
 
 check: $(VENV)/.ready ## Lint, types, import directions, migration drift
 	$(BIN)/ruff check
@@ -89,6 +89,9 @@ check: $(VENV)/.ready ## Lint, types, import directions, migration drift
 
 bench: $(VENV)/.ready ## Measure against s5cmd and rclone; prints the table of docs/performance.md
 	$(CLEAN) PYTHONPATH=tests $(BIN)/python -m benchmarks
+
+bench-audit: $(VENV)/.ready ## Measure searches, charts, exports, submissions and seals over 1 M pushes and 10 M files; SCALE=0.1 for a trial
+	$(CLEAN) PYTHONPATH=tests $(BIN)/python -m benchmarks.audit --scale $(or $(SCALE),1) $(ARGS)
 
 chaos: $(VENV)/.ready ## Kill everything at random, 50 rounds, and check that nothing is lost
 	$(CLEAN) PYTHONPATH=tests $(BIN)/python -m chaos --rounds 50
