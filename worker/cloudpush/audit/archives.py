@@ -30,7 +30,7 @@ import sqlalchemy as sa
 
 from cloudpush.audit.archive_tables import TABLES, batches, counted
 from cloudpush.audit.database import append_event, transaction
-from cloudpush.audit.parquet import GROUP_ROWS
+from cloudpush.audit.parquet import groups
 from cloudpush.audit.retired import RETENTION_STREAM, first_of, following
 from cloudpush.errors import Code, InputError
 from cloudpush.push.states import Event
@@ -188,13 +188,15 @@ class Ends:
 
 
 def _write_table(c: sa.Connection, month: date, path: Path, table: Any, ends: Ends) -> None:
-    import pyarrow.parquet as pq  # noqa: PLC0415 -- slow to import, and few commands need it
+    import pyarrow as pa  # noqa: PLC0415 -- slow to import, and few commands need it
+    import pyarrow.parquet as pq  # noqa: PLC0415 -- likewise
 
     with pq.ParquetWriter(path, table.schema(), compression="zstd") as writer:
-        for batch in batches(c, table, month):
-            writer.write_batch(batch, row_group_size=GROUP_ROWS)
+        for group in groups(batches(c, table, month)):
+            written = pa.Table.from_batches(group)
+            writer.write_table(written)
             if table.name == "events":
-                names = (batch.column(name).to_pylist() for name in ("stream", "seq", "hash"))
+                names = (written.column(name).to_pylist() for name in ("stream", "seq", "hash"))
                 for stream, seq, event_hash in zip(*names, strict=True):
                     ends.add(stream, seq, event_hash)
 
