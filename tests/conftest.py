@@ -19,6 +19,17 @@ if TYPE_CHECKING:  # loaded by whoever asks for them: they and the providers' li
     from doubles.aws_proxy import AwsProxy
     from doubles.gcs import GcsDouble
 
+#: Directories of tests whose modules stay together.
+GROUPED = {"contract", "integration", "migrations"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A module that uses real servers stays on one process: its database, buckets and stages are made once."""
+    for item in items:
+        if item.path.parent.name in GROUPED and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
