@@ -89,6 +89,7 @@ KEYS = st.text("a!-./0 z", min_size=1, max_size=6)
 )
 @example(["o/a-b", "o/a/x"], {"o/a-b", "o/a/x", "o/a.c"}, by_directory, 1)
 @example(["o/a-b", "o/a/x"], {"o/a-b", "o/a/x", "o/a.c"}, by_string, 1)
+@example(["!"], {" ", "!"}, by_string, 1)  # a page that ends in a plus, which is a space
 def test_a_listing_never_lies(wanted: list[str], stored: set[str], order: Callable[[str], Any], page_keys: int) -> None:
     """Whatever is stored, in either order and any page size: what a survey says of a key is true."""
     answers = surveyed(wanted, stored, order, page_keys)

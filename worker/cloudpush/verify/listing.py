@@ -104,7 +104,8 @@ class _Reader:
         return Page(
             found=found,
             unsure=frozenset(unsure),
-            last=keys[-1] if keys else "",
+            # The lower reading of a plus: what lies between the two is listed again rather than left out.
+            last=(unquote_plus(self.rows[-1][0]) if self.encoded else keys[-1]) if keys else "",
             sorted=_ascending(keys) or _ascending([_directories(key) for key in keys]),
             truncated=self.truncated,
         )
