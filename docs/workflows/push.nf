@@ -20,6 +20,10 @@ process CLOUDPUSH {
     tuple val(name), path("verdict.json")
 
     script:
+    // It becomes a word of the script as it is: what a shell would take for more than a word is refused.
+    if( !(name ==~ /[A-Za-z0-9_][A-Za-z0-9_.-]*/) ) {
+        error "a result's name has letters, digits, dots, dashes and underscores only, unlike ${name}"
+    }
     """
     cloudpush push "\$PWD/${results}" "${params.bucket}/${name}" --credential "${params.credential}" \\
         --label nextflow="${name}" --wait --json > verdict.json

@@ -322,3 +322,18 @@ def test_an_unknown_token_cannot_be_ended(book: AccessBook) -> None:
     with pytest.raises(InputError) as caught:
         book.revoke_token(uuid4(), None, "test")
     assert caught.value.code is Code.UNKNOWN_TOKEN
+
+
+def test_a_role_is_taken_from_whatever_name_has_it_and_no_name_is_a_defect(here: Site, book: AccessBook) -> None:
+    """Names of before there were rules for them, too."""
+    root = an_owner()
+    book.grant_role(root, Role.ADMIN, "test")
+    book.grant_role("notary", Role.AUDITOR, "test")
+    client = api(here, a_token(book, root))
+
+    answers = [
+        client.post(f"/v1/roles{what}", json={"principal": name, "role": "auditor"}).status_code
+        for what, name in (("", "notary"), ("/revoke", "notary"), ("/revoke", "a\0b"), ("", "a\0b"))
+    ]
+
+    assert (answers, book.roles_of("notary")) == ([422, 204, 422, 422], frozenset())

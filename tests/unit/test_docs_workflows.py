@@ -151,10 +151,26 @@ def snakemake(out: str) -> str:
 
 def nextflow(out: str) -> str:
     """The script of ``CLOUDPUSH`` as Nextflow fills it in."""
-    text = (DOCS / "workflows" / "push.nf").read_text().partition('script:\n    """')[2].partition('"""')[0]
+    text = (DOCS / "workflows" / "push.nf").read_text().partition("script:")[2].split('"""')[1]
     given = {"results": "results/r1", "name": "r1", "params.bucket": "s3://lab", "params.credential": "key"}
     filled = re.sub(r"(?<!\\)\$\{([\w.]+)\}", lambda m: given[m[1]], text)
     return filled.replace("\\$", "$").replace("\\\\", "\\").replace("verdict.json", out)
+
+
+@pytest.mark.parametrize("name", ["$(touch pwned)", "`id`", 'a"; id; "', "a b", "a\nb", "", "../x", "-x\n"])
+def test_no_name_of_a_result_becomes_a_command(name: str) -> None:
+    """Nextflow writes it into the script as it is."""
+    guard = re.search(r"name ==~ /(.+)/", (DOCS / "workflows" / "push.nf").read_text())
+    assert guard is not None
+    assert re.fullmatch(guard[1], "run-1_b.2")
+    assert re.fullmatch(guard[1], name) is None
+
+
+def test_every_word_of_a_snakemake_command_is_quoted() -> None:
+    commands = re.findall(r'shell:\n((?:\s+".*"\n)+)', (DOCS / "workflows" / "Snakefile").read_text())
+    words = re.findall(r"\{[^}]+\}", "".join(commands))
+    assert words
+    assert [word for word in words if not word.endswith(":q}")] == []
 
 
 @pytest.mark.parametrize(

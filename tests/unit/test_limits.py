@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -31,8 +32,9 @@ class Away:
         raise BrokerError(Code.BROKER_UNREACHABLE, "away")
 
 
-def asked_from(host: str) -> Request:
-    return Request({"type": "http", "client": (host, 1), "headers": []})
+def asked_from(host: str, *forwarded: str) -> Request:
+    headers = [(b"x-forwarded-for", value.encode("latin-1")) for value in forwarded]
+    return Request({"type": "http", "client": (host, 1), "headers": headers})
 
 
 def test_a_burst_is_let_through_and_then_as_many_as_the_rate_says() -> None:
@@ -91,7 +93,46 @@ def test_an_address_with_too_many_wrong_tokens_has_to_wait() -> None:
 
 def test_a_network_of_ipv6_is_one_address() -> None:
     assert address_of(asked_from("2001:db8:1:2::7")) == address_of(asked_from("2001:db8:1:2:aaaa::9"))
-    assert address_of(asked_from("192.0.2.7")) == "192.0.2.7"
+    assert address_of(asked_from("2001:db8::7")) == address_of(asked_from("2001:db8::a:8"))
+    assert address_of(asked_from("2001:db8:1:2::7")) != address_of(asked_from("2001:db8:1:3::7"))
+    assert address_of(asked_from("192.0.2.7")) == address_of(asked_from("::ffff:192.0.2.7")) == "192.0.2.7"
+
+
+PROXIES = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "found"),
+    [
+        ("198.51.100.1", ["192.0.2.7"], "198.51.100.1"),  # no proxy of ours: its word is not taken
+        ("10.0.0.1", ["192.0.2.7"], "192.0.2.7"),
+        ("10.0.0.1", ["203.0.113.9, 192.0.2.7"], "192.0.2.7"),  # what stands before is anybody's word
+        ("10.0.0.1", ["192.0.2.7, 10.0.0.2"], "192.0.2.7"),  # through two of ours
+        ("10.0.0.1", ["203.0.113.9", "192.0.2.7"], "192.0.2.7"),
+        ("::ffff:10.0.0.1", [" 192.0.2.7:4711 "], "192.0.2.7"),
+        ("fd00::1", ["[2001:db8::7]:4711"], "2001:db8::"),
+        ("10.0.0.1", ["192.0.2.7, unknown"], "10.0.0.1"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ("10.0.0.1", ["\xff"], "10.0.0.1"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("", ["192.0.2.7"], ""),
+    ],
+)
+def test_only_proxies_of_ours_say_who_asks_through_them(peer: str, forwarded: list[str], found: str) -> None:
+    assert address_of(asked_from(peer, *forwarded), PROXIES) == found
+
+
+def test_who_guesses_through_a_proxy_is_told_from_others_behind_it() -> None:
+    time = Time()
+    limits = Limits(OwnBuckets(time), Rate("api", 1.0, 3), time, PROXIES)
+    guesser = asked_from("10.0.0.1", "192.0.2.7")
+    for _ in range(FAILURES.burst):
+        limits.count_address(guesser, FAILURES)
+    with pytest.raises(Limited):
+        limits.count_address(guesser, FAILURES)
+    with pytest.raises(Limited):
+        limits.check_address(guesser)
+    limits.check_address(asked_from("10.0.0.1", "192.0.2.8"))
 
 
 class Asked(OwnBuckets):

@@ -43,6 +43,8 @@ _PATTERNS: tuple[re.Pattern[str], ...] = (
     re.compile(r"(?i)(://[^/\s:@]{0,128}:)([^\s\"'<>]{1,512})(?=@)"),
     re.compile(r"()(\b(?:hvs|hvb|hvr|s|b)\.[A-Za-z0-9_-]{20,}|vault:v\d+:[A-Za-z0-9+/=]+)"),
     re.compile(r"()(\b(?:AKIA|ASIA)[A-Z0-9]{12,})"),
+    # our own API tokens
+    re.compile(r"()(cpt_[A-Za-z0-9_-]{20,})"),
     re.compile(r"()((?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)"),
 )
 

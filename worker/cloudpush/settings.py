@@ -11,6 +11,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,6 +82,7 @@ class Settings(BaseModel):
     web_link_user: str = ""  # whom one-time links sign in; the embedded stack's own user
     web_idle_minutes: Annotated[float, Field(gt=0)] = 60.0
     web_session_hours: Annotated[float, Field(gt=0)] = 12.0
+    web_proxies: tuple[IPv4Network | IPv6Network, ...] = ()  # whose X-Forwarded-For is believed
     web_processes: Annotated[int, Field(ge=1, le=64)] = 1
     # the API
     api_oidc_issuer: str = ""  # whose bearer JWTs are taken; empty: none
@@ -128,7 +130,7 @@ class Settings(BaseModel):
     def _roots(cls, value: object) -> object:
         return _split(value, os.pathsep)
 
-    @field_validator("allowed_endpoints", mode="before")
+    @field_validator("allowed_endpoints", "web_proxies", mode="before")
     @classmethod
     def _endpoints(cls, value: object) -> object:
         return _split(value, ",")

@@ -35,6 +35,8 @@ log = get_logger(__name__)
 
 #: Kept this long after it expired, so that its owner still finds it when asking why a push failed.
 KEPT_AFTER_EXPIRY = timedelta(days=30)
+#: No credential expires later. Postgres has years that Python has not: a row with one could never be read again.
+LONGEST = timedelta(days=100 * 365)
 #: Sealing takes four requests of at most 13 s each. A row that is `sealing` for longer was left by a crash.
 SEALING_PATIENCE = timedelta(minutes=2)
 #: A set is sealed while its manifest is read. Nothing was added for so long: whoever read it is gone.
@@ -502,6 +504,12 @@ def _future(field_name: str, moment: datetime | None, now: datetime) -> datetime
     if moment is not None and moment <= now:
         raise InputError(
             Code.BAD_INPUT, f"{field_name}={moment.isoformat()} is over; name a time to come.", field=field_name
+        )
+    if moment is not None and moment > now + LONGEST:
+        raise InputError(
+            Code.BAD_INPUT,
+            f"{field_name}={moment.isoformat()} is too far away: leave it out where there is no end.",
+            field=field_name,
         )
     return moment
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cloudpush.errors import Actor, CloudPushError, Code
-from cloudpush.logs import get_logger, traceback_of
+from cloudpush.logs import get_logger, redact, traceback_of
 
 if TYPE_CHECKING:
     from cloudpush.web.pages import Visit
@@ -64,7 +64,7 @@ def error_response(visit: Visit, error: Exception) -> Response:
         case HTTPException():
             return _http(visit, error.status_code, error.detail)
         case _:
-            log.error("page failed", path=visit.path, exception=traceback_of(error))
+            log.error("page failed", path=redact(visit.path, limit=200), exception=traceback_of(error))
             return _page(
                 visit,
                 500,
@@ -79,7 +79,7 @@ def error_response(visit: Visit, error: Exception) -> Response:
 def _ours(visit: Visit, error: CloudPushError) -> Response:
     status = STATUS.get(error.code) or (503 if error.code.retryable else 400)
     if status >= 500:
-        log.warning("page not available", path=visit.path, code=error.code, error=error.message)
+        log.warning("page not available", path=redact(visit.path, limit=200), code=error.code, error=error.message)
     return _page(
         visit,
         status,

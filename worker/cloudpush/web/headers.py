@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloudpush.errors import Code, SettingsError
-from cloudpush.logs import get_logger
+from cloudpush.logs import get_logger, redact
 
 log = get_logger(__name__)
 
@@ -92,17 +92,17 @@ class Surroundings:
             try:
                 await self._serve(scope, receive, send_with_headers)
             except Exception:  # what no page caught: nothing of it may reach the other side
-                log.exception("request failed", path=scope["path"][:200])
+                log.exception("request failed", path=_shown(scope))
                 if not status:
                     words = f"Something went wrong; it has been logged under the number {request_id}.\n"
                     await PlainTextResponse(words, 500)(scope, receive, send_with_headers)
             finally:
-                # The path has ids only; queries may hold a link's token or a provider's code.
+                # The path has ids only, unless somebody put a token in their place; queries may hold a link's token or a provider's code.
                 log.log(
                     logging.DEBUG if scope["path"] == HEALTH else logging.INFO,
                     "served",
                     method=scope["method"],
-                    path=scope["path"][:200],
+                    path=_shown(scope),
                     status=status,
                     ms=round((time.monotonic() - began) * 1000),
                 )
@@ -115,6 +115,11 @@ class Surroundings:
             await self._app(scope, receive, send)
         else:
             await PlainTextResponse("This is no address of CloudPush.\n", 421)(scope, receive, send)
+
+
+def _shown(scope: Scope) -> str:
+    """The path, for the log."""
+    return redact(scope["path"], limit=200)
 
 
 def _add(start: Message, always: Iterable[tuple[bytes, bytes]]) -> None:

@@ -25,6 +25,7 @@ from joserfc.jwk import KeySet
 from cloudpush.credentials.wire import Careful
 from cloudpush.errors import CloudPushError, Code, InputError, SettingsError
 from cloudpush.logs import redact
+from cloudpush.push.access.names import trouble_with
 from cloudpush.push.grants.proofs import same
 
 #: Seconds to connect, and to wait for more.
@@ -34,7 +35,6 @@ METADATA_SECONDS = 600.0
 KEYS_SECONDS = 60.0
 LEEWAY_SECONDS = 60
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-OWNER_LENGTH = 200
 
 
 class _Session(Careful, OAuth2Session):  # type: ignore[misc]
@@ -232,8 +232,10 @@ class SignInProvider:
 def _owner(claims: Mapping[str, Any], claim: str) -> str:
     value = claims.get(claim)
     owner = value.strip() if isinstance(value, str) else ""
-    if not owner or len(owner) > OWNER_LENGTH or not owner.isprintable():
+    if not owner:
         raise _refused(f"The provider does not say who you are: the claim {claim!r} is missing.")
+    if trouble := trouble_with(owner):
+        raise _refused(f"The provider calls you by a name that cannot be used here: it {trouble}.")
     if claim == "email" and claims.get("email_verified") in (False, "false"):
         raise _refused("The provider has not verified your e-mail address.")
     return owner

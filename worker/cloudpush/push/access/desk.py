@@ -12,7 +12,8 @@ from uuid import UUID
 
 from cloudpush.errors import AccessError, Code, InputError
 from cloudpush.push.access.model import Principal, Right, Role, Scope
-from cloudpush.push.access.ports import NAME_LENGTH, ApiToken, RoleGrant, TokenBook
+from cloudpush.push.access.names import checked, storable
+from cloudpush.push.access.ports import ApiToken, RoleGrant, TokenBook
 from cloudpush.push.access.tokens import digest, new_token
 
 DAY_SECONDS = 86_400.0
@@ -52,8 +53,7 @@ class TokenDesk:
         """
         asked_by.need(Right.TOKENS)
         owner = asked_by.owner_to_act_for(owner)
-        _check_name(owner, "owner", NAME_LENGTH)
-        _check_name(name, "name", TOKEN_NAME_LENGTH)
+        _check_token_name(name)
         days = min(DAYS, self._most_days) if days is None else days
         if not 0 < days <= self._most_days:
             raise InputError(
@@ -126,18 +126,15 @@ class TokenDesk:
     def grant(self, asked_by: Principal, principal: str, role: Role) -> bool:
         """Give a role; False where they have it. Raises AccessError, InputError, StoreError."""
         asked_by.need(Right.ADMIN)
-        _check_name(principal, "principal", NAME_LENGTH)
-        return self._book.grant_role(principal, role, asked_by.actor)
+        return self._book.grant_role(checked(principal, "principal"), role, asked_by.actor)
 
     def revoke_role(self, asked_by: Principal, principal: str, role: Role) -> bool:
         """Take a role; False where they have it not. Raises AccessError, InputError, StoreError."""
         asked_by.need(Right.ADMIN)
-        _check_name(principal, "principal", NAME_LENGTH)
-        return self._book.revoke_role(principal, role, asked_by.actor)
+        return self._book.revoke_role(storable(principal, "principal"), role, asked_by.actor)
 
 
-def _check_name(text: str, field: str, most: int) -> None:
-    if not text or len(text) > most or not text.isprintable() or text != text.strip():
-        raise InputError(
-            Code.BAD_INPUT, f"{field}: write 1 to {most} printable characters, without blanks at the ends.", field=field
-        )
+def _check_token_name(text: str) -> None:
+    if not text or len(text) > TOKEN_NAME_LENGTH or not text.isprintable() or text != text.strip():
+        what = f"name: write 1 to {TOKEN_NAME_LENGTH} printable characters, without blanks at the ends."
+        raise InputError(Code.BAD_INPUT, what, field="name")

@@ -45,13 +45,21 @@ class Access:
         key = digest(bearer)
         principal = self._kept.get(key)
         if principal is None:
-            principal = self._of_token(key) if ours else self._of_jwt(bearer)
+            try:
+                principal = self._of_token(key) if ours else self._of_jwt(bearer)
+            except AccessError:
+                self._kept.drop(key)
+                raise
             self._kept.put(key, principal)
         return principal
 
     def kept(self, bearer: str) -> Principal | None:
         """Whom it was found to stand for a moment ago, as ``identify`` would answer. Asks nobody."""
         return self._kept.get(digest(bearer)) if len(bearer) <= MOST_CHARS else None
+
+    def knew(self, bearer: str) -> bool:
+        """Whether it was good when it was last asked about, however long ago. Asks nobody."""
+        return len(bearer) <= MOST_CHARS and digest(bearer) in self._kept
 
     def principal_of_session(self, owner: str) -> Principal:
         """Who is signed in to the web pages: with every role of theirs, and every scope. Raises StoreError."""
@@ -127,6 +135,16 @@ class _Kept:
         with self._lock:
             until, principal = self._found.get(key, (0.0, None))
         return principal if self._clock() < until else None
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether it was found, a moment or longer ago."""
+        with self._lock:
+            return key in self._found
+
+    def drop(self, key: bytes) -> None:
+        """It is found no more."""
+        with self._lock:
+            self._found.pop(key, None)
 
     def put(self, key: bytes, principal: Principal) -> None:
         with self._lock:

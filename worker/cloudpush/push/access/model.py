@@ -26,6 +26,7 @@ from types import MappingProxyType
 from uuid import UUID
 
 from cloudpush.errors import AccessError, Code
+from cloudpush.push.access.names import checked
 
 
 class Role(StrEnum):
@@ -130,8 +131,11 @@ class Principal:
         return self.name
 
     def owner_to_act_for(self, asked: str = "") -> str:
-        """On whose behalf they act: their own unless they asked for another's, which takes ACT_ALL. Raises AccessError."""
+        """On whose behalf they act: their own unless they asked for another's, which takes ACT_ALL.
+
+        Raises AccessError; InputError for what can be nobody's name.
+        """
         if asked and asked != self.name:
             self.need(Right.ACT_ALL)
-            return asked
+            return checked(asked, "owner")
         return self.name

@@ -10,8 +10,6 @@ from uuid import UUID, uuid5
 
 from cloudpush.push.access.model import Role, Scope
 
-#: A name that a role is granted to, or that owns a token.
-NAME_LENGTH = 200
 _ROLES = UUID("5d0f3a52-4f0e-5c1b-9d3f-1a6f0b7f2c11")
 
 

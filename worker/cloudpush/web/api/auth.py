@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from cloudpush.errors import AccessError, Code
 from cloudpush.push.access.identity import unauthenticated
 from cloudpush.push.access.model import Principal
-from cloudpush.web.api.limits import FAILURES, Limits, limits_of
+from cloudpush.web.api.limits import FAILURES, Limited, Limits, limits_of
 
 if TYPE_CHECKING:
     from cloudpush.wiring import WebServices
@@ -32,10 +32,12 @@ async def asker(request: Request) -> Principal:
     A dependency of every endpoint that is not public. Raises AccessError UNAUTHENTICATED, RATE_LIMITED; StoreError.
     """
     limits = limits_of(request)
-    limits.check_address(request)
     # Of whoever asks often both are known, most of the time: then no thread is needed to find them out.
     known = _known(request, limits)
-    return known if known is not None else await run_in_threadpool(_ask, request, limits)
+    if known is not None:
+        return known
+    check_address(request, limits)
+    return await run_in_threadpool(_ask, request, limits)
 
 
 def _known(request: Request, limits: Limits) -> Principal | None:
@@ -47,16 +49,41 @@ def _known(request: Request, limits: Limits) -> Principal | None:
     return principal if principal is not None and limits.paid(principal) else None
 
 
-def _ask(request: Request, limits: Limits) -> Principal:
+def check_address(request: Request, limits: Limits) -> None:
+    """Refuse a token from where too many wrong ones came, unless it was good before. Raises AccessError RATE_LIMITED.
+
+    Many may share an address: who guesses from there must not shut the others out. Asks nobody.
+    """
     services: WebServices = request.app.state.services
     try:
-        principal = services.access.identify(bearer_of(request))
+        limits.check_address(request)
+    except Limited:
+        try:
+            if services.access.knew(bearer_of(request)):
+                return
+        except AccessError:
+            pass
+        raise
+
+
+def _ask(request: Request, limits: Limits) -> Principal:
+    principal = identified(request, limits)
+    limits.count_request(principal)
+    return principal
+
+
+def identified(request: Request, limits: Limits) -> Principal:
+    """Whom the token stands for. One that nobody has counts against its address.
+
+    Raises AccessError UNAUTHENTICATED, RATE_LIMITED; StoreError.
+    """
+    services: WebServices = request.app.state.services
+    try:
+        return services.access.identify(bearer_of(request))
     except AccessError as e:
         if e.code is Code.UNAUTHENTICATED:
             limits.count_address(request, FAILURES)
         raise
-    limits.count_request(principal)
-    return principal
 
 
 Asker = Annotated[Principal, Depends(asker)]

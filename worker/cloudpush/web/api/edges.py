@@ -8,7 +8,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloudpush.errors import AccessError, CloudPushError, Code, InputError
-from cloudpush.web.api.auth import bearer_of
+from cloudpush.web.api.auth import check_address, identified
+from cloudpush.web.api.limits import Limited, limits_of
 from cloudpush.web.api.problems import of_defect, of_http
 
 BODY_BYTES = 8 * 1024 * 1024
@@ -62,9 +63,13 @@ class Edges:
 
 
 def _is_somebody(request: Request) -> bool:
-    """Whether a token is shown that is good; where nobody can say just now, it passes for one."""
+    """Whether a token is shown that is good; where nobody can say just now, it passes for one. Raises HTTPException 429."""
+    limits = limits_of(request)
     try:
-        request.app.state.services.access.identify(bearer_of(request))
+        check_address(request, limits)
+        identified(request, limits)
+    except Limited as e:
+        raise HTTPException(429, headers={"retry-after": str(e.seconds), "connection": "close"}) from None
     except AccessError:
         return False
     except CloudPushError:

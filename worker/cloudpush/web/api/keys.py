@@ -18,6 +18,8 @@ from cloudpush.web.api.paging import IfNoneMatch, answer
 
 #: Seconds that Vault is not asked again: anybody may ask us.
 KEPT_SECONDS = 60.0
+#: Nor while it is away, where it never told them.
+AWAY_SECONDS = 5.0
 
 
 class Jwk(BaseModel):
@@ -79,6 +81,7 @@ class Kept:
         self._clock = clock
         self._lock = threading.Lock()
         self._raws: list[bytes] = []
+        self._away: VaultError | None = None
         self._until = float("-inf")
 
     def get(self, source: Keys) -> list[bytes]:
@@ -86,9 +89,11 @@ class Kept:
         with self._lock:
             if self._clock() >= self._until:
                 try:
-                    self._raws = [key.raw for key in source.keys()]  # noqa: SIM118 -- no mapping
-                except VaultError:
-                    if not self._raws:
-                        raise
-                self._until = self._clock() + KEPT_SECONDS
+                    self._raws, self._away = [key.raw for key in source.keys()], None  # noqa: SIM118 -- no mapping
+                except VaultError as e:
+                    self._away = None if self._raws else e
+                # From when it has answered: others wait meanwhile, and must not ask in their turn.
+                self._until = self._clock() + (KEPT_SECONDS if self._away is None else AWAY_SECONDS)
+            if (away := self._away) is not None:
+                raise VaultError(away.code, away.message, field=away.field)
             return list(self._raws)

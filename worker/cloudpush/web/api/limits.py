@@ -13,8 +13,9 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Protocol
 
 from fastapi import Request
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+Network = IPv4Network | IPv6Network
+
 #: Pushes of a batch that cost as much as one request.
 PUSHES_FOR_ONE = 20
 #: After a broker that did not answer, it is not asked again for so long.
@@ -38,6 +41,8 @@ AHEAD, AHEAD_OF_BURST = 4, 20
 AHEAD_SECONDS = 1.0
 #: Buckets that a process keeps: with a broker that is away, and of addresses that are to wait.
 MOST = 20_000
+#: Proxies in a row that are looked through.
+MOST_PROXIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,16 @@ class Limited(AccessError):
 class Limits:
     """Counts, for one process. Thread-safe."""
 
-    def __init__(self, buckets: Buckets, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        buckets: Buckets,
+        rate: Rate,
+        clock: Callable[[], float] = time.monotonic,
+        proxies: Sequence[Network] = (),
+    ) -> None:
+        """``proxies``: whose word on where requests come from is taken."""
         self._buckets = buckets
+        self._proxies = proxies
         self._rate = rate
         self._clock = clock
         self._own = OwnBuckets(clock)
@@ -127,9 +140,13 @@ class Limits:
         """One more of this kind by whoever is signed in under this name. Raises as ``count``."""
         self._take(f"{rate.name}:{name}", rate, 1, repr(name))
 
+    def address(self, request: Request) -> str:
+        """Where a request comes from, see :func:`address_of`."""
+        return address_of(request, self._proxies)
+
     def count_address(self, request: Request, rate: Rate) -> None:
         """One more of this kind from this address; raises as ``count`` once they are too many."""
-        address = address_of(request)
+        address = self.address(request)
         try:
             self._take(f"{rate.name}:{address}", rate, 1, f"The address {address}")
         except Limited as e:
@@ -144,7 +161,7 @@ class Limits:
         """Whether so many tokens from there were wrong that no more are looked at. Raises as ``count``."""
         if not self._waiting:
             return
-        address = address_of(request)
+        address = self.address(request)
         with self._lock:
             left = self._waiting.get(address, 0.0) - self._clock()
             if left <= 0:
@@ -239,12 +256,40 @@ def limits_of(request: Request) -> Limits:
     found = getattr(request.app.state, "limits", None)
     if not isinstance(found, Limits):
         settings = services.settings
-        found = Limits(services.buckets, Rate("api", settings.api_rate, settings.api_burst))
+        found = Limits(
+            services.buckets, Rate("api", settings.api_rate, settings.api_burst), proxies=settings.web_proxies
+        )
         request.app.state.limits = found
     return found
 
 
-def address_of(request: Request) -> str:
-    """Where a request comes from: the other end of the connection. An IPv6 network of 64 bits is one address."""
-    host = request.client.host if request.client else ""
-    return ":".join(host.split(":")[:4]) if host.count(":") > 1 else host
+def address_of(request: Request, proxies: Sequence[Network] = ()) -> str:
+    """Where a request comes from. An IPv6 network of 64 bits is one address.
+
+    The other end of the connection; where that is one of the ``proxies``, who the proxy says it is. Each proxy appends whom
+    it was asked by, so the list is read from its end, and only as far as ours wrote it: what stands before is anybody's word.
+    """
+    found = _address(request.client.host if request.client else "")
+    if found is None:
+        return request.client.host if request.client else ""
+    named = ",".join(request.headers.getlist("x-forwarded-for")).split(",")[-MOST_PROXIES:]
+    while named and any(found in network for network in proxies):
+        before = _address(named.pop())
+        if before is None:
+            break
+        found = before
+    return str(found) if found.version == 4 else str(IPv6Network((found, 64), strict=False).network_address)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address, maybe with a port; None where it is none."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        found = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from cloudpush.push.access.model import Scope
-from cloudpush.web.api.limits import LOGINS, POLLS, address_of, limits_of
+from cloudpush.web.api.limits import LOGINS, POLLS, limits_of
 from cloudpush.web.api.paging import Strict, answer
 
 if TYPE_CHECKING:
@@ -71,8 +71,9 @@ def router() -> APIRouter:
     )
     def begin(request: Request, body: Wanted) -> Response:
         services: WebServices = request.app.state.services
-        limits_of(request).count_address(request, LOGINS)
-        begun = services.logins.begin(frozenset(body.scopes), body.host, address_of(request))
+        limits = limits_of(request)
+        limits.count_address(request, LOGINS)
+        begun = services.logins.begin(frozenset(body.scopes), body.host, limits.address(request))
         page = f"{services.settings.web_url.rstrip('/')}/device"
         return answer(
             request,

@@ -55,7 +55,7 @@ def answer(request: Request, value: Any, status: int = 200, headers: Mapping[str
         return Response(body, status, headers, media_type="application/json")
     tag = f'"{hashlib.sha256(body).hexdigest()}"'
     more = {**(headers or {}), "etag": tag, "cache-control": "private, no-cache"}
-    if _known(request, tag):
+    if known(request, tag):
         return Response(None, 304, more)
     return Response(body, status, more, media_type="application/json")
 
@@ -107,6 +107,7 @@ def _part(part: Any, sort: type) -> Any:
     return sort(part)
 
 
-def _known(request: Request, tag: str) -> bool:
+def known(request: Request, tag: str) -> bool:
+    """Whether the asker has the answer with this ETag already."""
     given = request.headers.get("if-none-match", "")
     return given.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in given.split(","))

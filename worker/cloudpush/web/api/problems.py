@@ -33,7 +33,7 @@ from cloudpush.errors import (
     StoreError,
     VaultError,
 )
-from cloudpush.logs import get_logger, traceback_of
+from cloudpush.logs import get_logger, redact, traceback_of
 
 log = get_logger(__name__)
 
@@ -178,7 +178,9 @@ def of_error(request: Request, error: Exception) -> Response:
         raise TypeError(type(error))
     problem = problem_of(request, error)
     if problem["status"] >= 500:
-        log.warning("request not served", path=request.url.path[:200], code=error.code, error=error.message)
+        log.warning(
+            "request not served", path=redact(request.url.path, limit=200), code=error.code, error=error.message
+        )
     wait = getattr(error, "seconds", None)
     return respond(problem, {"retry-after": str(max(1, round(wait)))} if wait is not None else None)
 
@@ -198,6 +200,8 @@ def of_http(request: Request, error: Exception) -> Response:
             code, words = Code.NOT_FOUND, f"This address takes no {request.method}."
         case 413:
             code, words = Code.TOO_MANY_BYTES, "The body is longer than 8 MiB."
+        case 429:
+            code, words = Code.RATE_LIMITED, "Too many tokens that nobody has came from this address."
         case status if status < 500:
             code, words = Code.BAD_INPUT, "The request cannot be read."
         case _:
@@ -224,7 +228,7 @@ def of_shape(request: Request, error: Exception) -> Response:
 
 def of_defect(request: Request, error: Exception) -> Response:
     """A defect of ours, which is logged; nothing of it is told."""
-    log.error("request failed", path=request.url.path[:200], exception=traceback_of(error))
+    log.error("request failed", path=redact(request.url.path, limit=200), exception=traceback_of(error))
     words = "This is a defect in CloudPush, and it has been logged."
     return respond(_problem(request, 500, Code.INTERNAL, words, ""))
 

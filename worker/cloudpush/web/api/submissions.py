@@ -21,15 +21,15 @@ MOST_PUSHES = 1000
 _LONG = 8192
 
 
-def _text(value: str) -> str:
+def is_text(value: str) -> str:
     """Refuse what Postgres cannot store. Raises ValueError."""
     if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
         raise ValueError("is no text: it holds a NUL character or half a surrogate pair")
     return value
 
 
-Name = Annotated[str, Field(max_length=500), AfterValidator(_text)]
-Long = Annotated[str, Field(max_length=_LONG), AfterValidator(_text)]
+Name = Annotated[str, Field(max_length=500), AfterValidator(is_text)]
+Long = Annotated[str, Field(max_length=_LONG), AfterValidator(is_text)]
 #: Without a URL of it in any error: rows are read, and refused, by the story of signed URLs.
 UrlRow = Annotated[dict[str, Any], Field(description="A row of docs/signed-urls.md, as JSON.")]
 Key = Annotated[
@@ -79,7 +79,7 @@ class Submission(Strict):
 class BatchItem(Submission):
     """One push of a batch."""
 
-    idempotency_key: Annotated[str, Field(max_length=MAX_KEY), AfterValidator(_text)] = ""
+    idempotency_key: Annotated[str, Field(max_length=MAX_KEY), AfterValidator(is_text)] = ""
 
 
 class Fresh(Strict):

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.responses import Response
 
 from cloudpush.errors import Code, InputError
@@ -14,7 +14,7 @@ from cloudpush.push.access.submission import read_request, request_digest
 from cloudpush.push.intake import MAX_KEY
 from cloudpush.web.api.auth import Asker
 from cloudpush.web.api.paging import Strict, answer
-from cloudpush.web.api.submissions import Submission
+from cloudpush.web.api.submissions import Submission, is_text
 
 if TYPE_CHECKING:
     from cloudpush.wiring import WebServices
@@ -24,7 +24,7 @@ class Sealed(Strict):
     """What the message will hold, exactly."""
 
     request: Annotated[Submission, Field(description="As for POST /v1/pushes; no signed URLs.")]
-    idempotency_key: Annotated[str, Field(min_length=1, max_length=MAX_KEY)]
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=MAX_KEY), AfterValidator(is_text)]
 
 
 class SubmissionToken(BaseModel):

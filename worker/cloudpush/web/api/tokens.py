@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from cloudpush.push.access.desk import TOKEN_NAME_LENGTH
 from cloudpush.push.access.model import Right, Role, Scope
-from cloudpush.push.access.ports import NAME_LENGTH
+from cloudpush.push.access.names import NAME_LENGTH
 from cloudpush.web.api.auth import Asker
 from cloudpush.web.api.documents import NOT_MODIFIED, problems
 from cloudpush.web.api.paging import IfNoneMatch, Paged, Strict, answer, page

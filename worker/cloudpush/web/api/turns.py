@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from cloudpush.errors import AccessError, Code
-from cloudpush.logs import get_logger
+from cloudpush.logs import get_logger, redact
 from cloudpush.push.access.model import Principal
 
 log = get_logger(__name__)
@@ -85,4 +85,4 @@ class Hurried(StreamingResponse):
         try:
             await super().__call__(scope, receive, in_time)
         except (TimeoutError, ClientDisconnect):
-            log.warning("file not read", path=scope["path"][:200])
+            log.warning("file not read", path=redact(scope["path"], limit=200))
