@@ -134,7 +134,8 @@ def opened(database: servers.Database, root: Path) -> Iterator[Door]:
     owner, engine = make_engine(database.admin_url), make_engine(database.url)
     with owner.begin() as c:  # the application itself may delete nothing
         for table in (
-            *("piece", "renewal", "file", "part", "receipt", "delivery", "preflight", "push_search"),
+            *("piece", "renewal", "file", "part", "receipt", "delivery", "preflight"),
+            *("push_search", "push_label"),
             *("push", "sheet", "credential"),
         ):
             c.execute(sa.text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))

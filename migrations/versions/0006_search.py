@@ -1,6 +1,6 @@
-"""What auditors search by: a row of terms for each push that is over.
+"""What auditors search by: a row of terms for each push that is over, and one for each of its labels.
 
-A trigger writes it once, in the verdict's own transaction. Of a push with more than 10,000 files an even sample of so many
+A trigger writes them once, in the verdict's own transaction. Of a push with more than 10,000 files an even sample of so many
 paths is looked at, and no more than 7,000 words are kept, so that a verdict never waits long for it and the terms always fit
 into a tsvector (1 MB). What somebody looks for is cut into words in the same way, by ``audit/filters.py``.
 """
@@ -98,6 +98,11 @@ BEGIN
         VALUES (NEW.id, NEW.created_at, NEW.owner, NEW.bucket, NEW.credential_kind, NEW.state, NEW.strength, NEW.error_code,
                 NEW.files_total, NEW.bytes_total, cloudpush_search_terms(NEW))
         ON CONFLICT DO NOTHING;
+    IF NEW.labels <> '{}' THEN
+        INSERT INTO push_label (push_id, label, created_at)
+            SELECT NEW.id, key || '=' || value, NEW.created_at FROM jsonb_each_text(NEW.labels)
+            ON CONFLICT DO NOTHING;
+    END IF;
     RETURN NULL;
 END
 $$
@@ -109,6 +114,11 @@ INSERT INTO push_search (push_id, created_at, owner, bucket, credential_kind, st
     SELECT id, created_at, owner, bucket, credential_kind, state, strength, error_code, files_total, bytes_total,
            cloudpush_search_terms(push)
     FROM push WHERE finished_at IS NOT NULL ORDER BY created_at
+"""
+
+FILL_LABELS = """
+INSERT INTO push_label (push_id, label, created_at)
+    SELECT id, key || '=' || value, created_at FROM push, jsonb_each_text(labels) WHERE finished_at IS NOT NULL ORDER BY created_at
 """
 
 TRIGGER = (
@@ -135,9 +145,19 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["push_id"], ["push.id"], name=op.f("fk_push_search_push_id")),
         sa.PrimaryKeyConstraint("push_id", name=op.f("pk_push_search")),
     )
+    op.create_table(
+        "push_label",
+        sa.Column("push_id", sa.Uuid(), nullable=False),
+        sa.Column("label", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["push_id"], ["push.id"], name=op.f("fk_push_label_push_id")),
+        sa.PrimaryKeyConstraint("push_id", "label", name=op.f("pk_push_label")),
+    )
     for function in (WORDS, TERMS, BEGUN, SEARCHABLE):
         op.get_bind().exec_driver_sql(function.replace("{schema}", schema))
     op.execute(FILL)
+    op.execute(FILL_LABELS)
+    op.create_index("ix_push_label_newest", "push_label", ["label", "created_at", "push_id"], unique=False)
     # A short pending list: searches read all of it.
     op.create_index(
         "ix_push_search_terms",
@@ -156,13 +176,17 @@ def upgrade() -> None:
             *("owner", "bucket", "credential_kind", "state", "strength", "error_code", "files", "bytes"),
         ],
     )
+    for other in ("state", "bucket"):
+        op.create_index(
+            f"ix_push_search_owner_{other}", "push_search", ["owner", other, "created_at", "push_id"], unique=False
+        )
     op.create_index(
         "ix_push_live", "push", ["created_at", "id"], unique=False, postgresql_where=sa.text("finished_at IS NULL")
     )
     op.create_index("ix_push_credential_id_created_at", "push", ["credential_id", "created_at", "id"], unique=False)
     op.drop_index("ix_push_credential_id", table_name="push")
     op.execute(TRIGGER)
-    op.execute("GRANT SELECT, INSERT ON push_search TO cloudpush_app")
+    op.execute("GRANT SELECT, INSERT ON push_search, push_label TO cloudpush_app")
 
 
 def downgrade() -> None:
@@ -172,6 +196,7 @@ def downgrade() -> None:
     op.execute("DROP TRIGGER searchable ON push")
     op.execute("DROP FUNCTION cloudpush_searchable")
     op.execute("DROP FUNCTION cloudpush_search_terms")
+    op.drop_table("push_label")
     op.drop_table("push_search")
     op.execute("DROP FUNCTION cloudpush_begun")
     op.execute("DROP FUNCTION cloudpush_words")

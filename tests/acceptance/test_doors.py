@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from acceptance.doors import Door, Library, Refused, Rest, Shell
 from acceptance.live import Live
 from cloudpush.audit.access import AccessBook
 from cloudpush.cli.main import app
 from cloudpush.client import Client
-from cloudpush.push.access.model import Scope
+from cloudpush.push.access.model import Role, Scope
 from cloudpush.push.access.tokens import digest, new_token
+from cloudpush.web.api.audit import Table
 
 pytestmark = pytest.mark.xdist_group("live")
 
@@ -159,3 +166,53 @@ def test_a_cancelled_push_is_tried_again_once(live: Live, ada: Party, door: Door
     assert (door.show(first["push"])["retry_of"], door.wait(first["push"])["state"]) == (push, "succeeded")
     with pytest.raises(Refused, match="BAD_INPUT"):
         door.retry(first["push"])
+
+
+@pytest.fixture(scope="module")
+def copied(live: Live, party: Callable[[str], Party], source: Path) -> tuple[str, dict[str, dict[str, str]]]:
+    """An auditor's token, and of each table a question that has the same answer at any time."""
+    book, token = AccessBook(live.services.database), new_token()
+    book.grant_role("eve", Role.AUDITOR, "test")
+    book.add_token(
+        digest(token), owner="eve", name="doors", role=None, scopes=frozenset({Scope.AUDIT}), seconds=3600, actor="test"
+    )
+    ada, bucket = party("ada"), live.cloud.make_bucket()
+    rest = ada.doors["rest"]
+    push = rest.submit(source, f"s3://{bucket}/copied", ada.credential)["push"]
+    ended = rest.wait(push)
+    of_push, of_credential = {"push": push}, {"credential": ada.credential, "until": ended["finished_at"]}
+    return token, {
+        **dict.fromkeys(("pushes", "files", "parts", "events"), of_push),
+        **dict.fromkeys(("credentials", "ledger"), of_credential),
+        "checkpoints": {"until": datetime.now(UTC).isoformat()},
+    }
+
+
+@pytest.mark.parametrize("table", get_args(Table))
+def test_an_auditor_takes_the_same_copy_through_every_door(
+    live: Live, copied: tuple[str, dict[str, dict[str, str]]], table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them is told by an event."""
+    token, asked = copied
+    url, query = live.settings.web_url.rstrip("/"), asked[table] | {"format": "jsonl"}
+    monkeypatch.setattr("typer.testing._get_command", lambda _app: COMMAND)
+
+    address = Request(
+        f"{url}/v1/audit/exports/{table}?{urlencode(query)}", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urlopen(address, timeout=60) as answer:
+        by_rest = answer.read()
+    with Client(url, token) as client, client.export(table, **query) as pieces:
+        by_client = b"".join(pieces)
+    words = [word for name, value in query.items() for word in (f"--{name}", value)]
+    environment = {"CLOUDPUSH_URL": url, "CLOUDPUSH_TOKEN": token, "CLOUDPUSH_LOCAL": "0"}
+    by_shell = CliRunner().invoke(app, ["export", table, *words], env=environment).stdout_bytes
+
+    with live.superuser() as c:
+        told = c.execute(
+            "SELECT data->>'sha256' FROM event WHERE kind = 'audit.exported' AND actor LIKE 'eve %%' AND data->>'table' = %s",
+            [table],
+        ).fetchall()
+    assert by_rest == by_client == by_shell
+    assert by_rest or table == "checkpoints"
+    assert told == [(hashlib.sha256(by_rest).hexdigest(),)] * 3

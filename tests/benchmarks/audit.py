@@ -293,9 +293,9 @@ def submissions() -> Iterator[Line]:
         yield Line(f"submitted {m.name} (median, least, most)", figures, f"≥ {goal:,.0f}/s", m.median >= goal)
 
 
-def checkpoints() -> Iterator[Line]:
-    """Sealing and verifying a million events, in a database of their own."""
-    for name, value in checkpoint.run().items():
+def checkpoints(events: int) -> Iterator[Line]:
+    """Sealing and verifying so many events, in a database of their own."""
+    for name, value in checkpoint.run(events=events).items():
         yield Line(f"checkpoint: {name.replace('_', ' ')}", [f"{value:,}", "", ""])
 
 
@@ -359,7 +359,7 @@ def _lines(only: Sequence[str], times: int, server: Postgres, engine: sa.Engine,
     if "submit" in only:
         yield from submissions()
     if "checkpoint" in only:
-        yield from checkpoints()
+        yield from checkpoints(min(checkpoint.EVENTS, pushes))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ INDEXES = (
         "CREATE INDEX ix_push_search_tally ON push_search (created_at) "
         "INCLUDE (owner, bucket, credential_kind, state, strength, error_code, files, bytes)"
     ),
+    "CREATE INDEX ix_push_search_owner_state ON push_search (owner, state, created_at, push_id)",
+    "CREATE INDEX ix_push_search_owner_bucket ON push_search (owner, bucket, created_at, push_id)",
+    "CREATE INDEX ix_push_label_newest ON push_label (label, created_at, push_id)",
 )
 
 #: Skewed: owner 0 has about 7 % of all, owner 999 about one in 30,000.
@@ -73,11 +76,16 @@ INSERT INTO push_search SELECT id, created_at, owner, bucket, credential_kind, s
     bytes_total, cloudpush_search_terms(push) FROM push WHERE finished_at IS NOT NULL AND created_at >= :since AND created_at < :until
 """
 
-#: Real chains, by the door that the application uses.
+LABELS = """
+INSERT INTO push_label SELECT id, key || '=' || value, created_at FROM push, jsonb_each_text(labels)
+WHERE finished_at IS NOT NULL AND created_at >= :since AND created_at < :until
+"""
+
+#: Real chains, by the door that the application uses: two events of a push that is over.
 EVENTS = """
-SELECT sum(cloudpush_append(id, owner, ARRAY['push.queued', 'push.' || state], ARRAY[credential_id, NULL]::uuid[],
-    ARRAY[json_build_object('uri', uri)::text, json_build_object('files', files_total)::text]))
-FROM push WHERE created_at >= :since AND created_at < :until
+SELECT sum(cloudpush_append(id, owner, (ARRAY['push.queued', 'push.' || state])[1:many], (ARRAY[credential_id, NULL]::uuid[])[1:many],
+    (ARRAY[json_build_object('uri', uri)::text, json_build_object('files', files_total)::text])[1:many]))
+FROM push, LATERAL (SELECT CASE WHEN finished_at IS NULL THEN 1 ELSE 2 END AS many) AS events WHERE created_at >= :since AND created_at < :until
 """
 
 
@@ -123,6 +131,7 @@ def make(owner: sa.Engine, scale: float, say: Callable[[str], None], *, events: 
             }
             c.execute(sa.text(FILE.replace("{files}", str(per_push)).replace("::", r"\:\:")), moments)
             c.execute(sa.text(SEARCH), moments)
+            c.execute(sa.text(LABELS), moments)
             if events:
                 c.execute(sa.text(EVENTS.replace("::", r"\:\:")), moments)
         say(f"{last:,} pushes, {last * per_push:,} files, {time.monotonic() - begun:.0f} s")
@@ -154,4 +163,4 @@ def finish(owner: sa.Engine, large: int) -> None:
             c.exec_driver_sql(definition)
     with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
         c.execute(sa.text("SET statement_timeout = 0"))
-        c.execute(sa.text("VACUUM (ANALYZE) push, push_search, file, event, credential, part, chain"))
+        c.execute(sa.text("VACUUM (ANALYZE) push, push_search, push_label, file, event, credential, part, chain"))

@@ -91,7 +91,9 @@ def audited(world: Stage) -> Audited:
         labels = {"project": "genomes", "run": "2026-11"}
         real = record.finished(done, owner="grace", actor="grace", labels=labels)
         credential = record.credential("grace", name="key of the laboratory").id
-        record.tamper(PUSHES, SEARCH, FILE_ROWS, EVENTS, credential=credential, many=MANY, files=FILES, large=LARGE)
+        record.tamper(
+            PUSHES, SEARCH, LABELS, FILE_ROWS, EVENTS, credential=credential, many=MANY, files=FILES, large=LARGE
+        )
         for owner, name in (("ada", "archive key"), ("emmy", "sequencer"), ("hypatia", "survey bucket")):
             record.credential(owner, name=name)
         with record.owner.begin() as c:
@@ -141,6 +143,11 @@ SEARCH = r"""
 INSERT INTO push_search (push_id, created_at, owner, bucket, credential_kind, state, strength, error_code, files, bytes, terms)
 SELECT id, created_at, owner, bucket, credential_kind, state, strength, error_code, files_total, bytes_total,
     cloudpush_search_terms(push) FROM push WHERE source LIKE '/data/runs/%'
+"""
+
+LABELS = r"""
+INSERT INTO push_label SELECT id, key || '=' || value, created_at FROM push, jsonb_each_text(labels)
+WHERE source LIKE '/data/runs/%' AND finished_at IS NOT NULL
 """
 
 # Of the large one, two in the middle have failed.

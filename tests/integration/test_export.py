@@ -29,6 +29,11 @@ NASTY = [
     "@x",
     "\tx",
     "\rx",
+    "\nx",
+    "\uff1d1+1",
+    "\uff0bx",
+    "\uff0dx",
+    "\uff20x",
     'a"b',
     "a,b",
     "a\nb",
@@ -86,7 +91,7 @@ def test_csv_is_what_is_stored_and_no_cell_is_a_formula(record: Record, nasty: U
     text = exported(record, "files", Format.CSV, push_id=nasty).decode()
     rows = [r for r in csv.DictReader(io.StringIO(text, newline="")) if int(r["seq"]) >= 100]
 
-    guarded = ["'" + p if p[:1] and p[0] in "=+-@\t\r" else p for p in NASTY]
+    guarded = ["'" + p if p[:1] and p[0] in "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20" else p for p in NASTY]
     assert [r["path"] for r in rows] == guarded
     assert {(r["sha256"], r["size"], r["error_code"], r["etag"]) for r in rows} == {("abcd", "5", "", "")}
 

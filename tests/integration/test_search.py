@@ -6,12 +6,16 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from math import inf
+from typing import Any
 from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from builders import failed, verified
+from builders import OWNER, a_request, failed, verified
 from cloudpush.audit import charts, listings, pages
 from cloudpush.audit.history import Filter, LedgerFilter, Row, Step
 from cloudpush.errors import Code, InputError
@@ -44,6 +48,11 @@ QUESTIONS = {
     "between": Filter(since=BEGUN + timedelta(days=30), until=BEGUN + timedelta(days=90)),
     "label": Filter(label=("run", "3")),
     "labels": Filter(labels=(("run", "3"), ("site", "b"))),
+    "label of long ago": Filter(label=("era", "old")),
+    "labels of long ago": Filter(labels=(("era", "old"), ("run", "3"))),
+    "label of long ago, word": Filter(label=("era", "old"), text="data", state=State.SUCCEEDED),
+    "label, live": Filter(label=("site", "a"), states=(State.QUEUED,)),
+    "label, time": Filter(label=("site", "b"), until=BEGUN + timedelta(days=50), since=BEGUN + timedelta(days=9)),
     "rare word": Filter(text="unicorn"),
     "common word": Filter(text="data"),
     "old word": Filter(text="ancient"),
@@ -52,6 +61,13 @@ QUESTIONS = {
     "long beginning": Filter(text="metagenom*"),
     "path": Filter(text="data/unicorn.bam"),
     "word and owner": Filter(text="ancient", owner="ada", state=State.SUCCEEDED),
+    "owner and state": Filter(owner="grace", state=State.SUCCEEDED),
+    "owner and states": Filter(owner="grace", states=(State.SUCCEEDED, State.QUEUED)),
+    "owner and live": Filter(owner="linus", state=State.QUEUED),
+    "owner and bucket": Filter(owner="grace", bucket="images"),
+    "owner, bucket, between": Filter(
+        owner="grace", bucket="images", since=BEGUN + timedelta(days=20), until=BEGUN + timedelta(days=110)
+    ),
     "nothing": Filter(owner="ada", error_code="NO_SUCH_BUCKET"),
     "everything": Filter(
         owner="ada",
@@ -63,6 +79,26 @@ QUESTIONS = {
         label=("site", "a"),
     ),
 }
+
+
+def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | values
+
+
+MOMENTS = st.integers(-5, 140).map(lambda days: BEGUN + timedelta(days=days))
+ANY_FILTER = st.builds(
+    Filter,
+    owner=maybe(st.sampled_from(OWNERS)),
+    bucket=maybe(st.sampled_from(BUCKETS)),
+    prefix=maybe(st.sampled_from(["la", "lab/", "lab/ab", "lab/abc/", "other/with-a-long-na"])),
+    states=st.lists(st.sampled_from(State), max_size=2).map(tuple),
+    strength=maybe(st.sampled_from([Strength.SIZE, Strength.CHECKSUM])),
+    error_code=maybe(st.just("TOO_LARGE")),
+    since=maybe(MOMENTS),
+    until=maybe(MOMENTS),
+    label=maybe(st.tuples(st.just("site"), st.sampled_from("ab"))),
+    text=maybe(st.sampled_from(["data", "ancient", "unic*", "metagenom* data"])),
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +122,13 @@ def record(database: Database) -> Iterator[Record]:
                 "state": state,
                 "strength": None if state == "queued" else dice.choice(["size", "ingest", "checksum"]),
                 "code": "TOO_LARGE" if state == "failed" and n % 5 == 0 else None,
-                "labels": f'{{"run": "{n % 7}", "site": "{dice.choice("ab")}"}}',
+                "labels": f'{{"run": "{n % 7}", "site": "{dice.choice("ab")}", "era": "{"old" if n < 40 else "new"}"}}',
             }
         )
     with made.intruder.begin() as c:
         c.execute(sa.text("SET LOCAL session_replication_role = replica"))
         c.execute(sa.text("DELETE FROM push_search"))
+        c.execute(sa.text("DELETE FROM push_label"))
         columns = [col for col in made_columns(c) if col not in CHANGED]
         c.execute(
             sa.text(
@@ -106,6 +143,12 @@ def record(database: Database) -> Iterator[Record]:
             sa.text(
                 "INSERT INTO push_search SELECT id, created_at, owner, bucket, credential_kind, state, strength, error_code, "
                 "files_total, bytes_total, cloudpush_search_terms(push) FROM push WHERE finished_at IS NOT NULL"
+            )
+        )
+        c.execute(
+            sa.text(
+                "INSERT INTO push_label SELECT id, key || '=' || value, created_at FROM push, jsonb_each_text(labels) "
+                "WHERE finished_at IS NOT NULL"
             )
         )
     yield made
@@ -124,10 +167,11 @@ def made_columns(c: sa.Connection) -> list[str]:
     ]
 
 
-@pytest.fixture(params=["at once", "in small spans"])
+@pytest.fixture(params=["at once", "in spans", "in small spans", "at once, and wrongly so"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bounds that choose how a page is found."""
-    if request.param == "in small spans":
+    monkeypatch.setattr(pages, "FEW", -1 if "spans" in request.param else inf)
+    if request.param in ("in small spans", "at once, and wrongly so"):
         monkeypatch.setattr(pages, "CANDIDATES", 7)
         monkeypatch.setattr(pages, "AHEAD", 0)
 
@@ -166,13 +210,14 @@ def paged(record: Record, which: Filter, limit: int) -> list[UUID]:
     """Every page, one after the other."""
     found: list[UUID] = []
     cursor = None
-    while True:
+    for _ in range(MANY + 10):
         page = record.history.page(which, limit=limit, cursor=cursor)
         assert len(page.rows) == limit or page.next is None
         found += [row["id"] for row in page.rows]
         if page.next is None:
             return found
         cursor = page.next
+    raise AssertionError("there is always another page")
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -183,6 +228,15 @@ def test_pages_have_everything_once_and_in_order(record: Record, name: str) -> N
 
     assert paged(record, which, 11) == expected
     assert bool(expected) == (name != "nothing")
+
+
+@given(which=ANY_FILTER, limit=st.integers(1, 40))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.usefixtures("way")
+def test_pages_of_any_filter_are_what_the_filter_lets_through(record: Record, which: Filter, limit: int) -> None:
+    expected = [row["id"] for row in everything(record) if lets_through(which, row)]
+
+    assert paged(record, which, limit) == expected
 
 
 @pytest.mark.usefixtures("way")
@@ -264,6 +318,21 @@ def test_a_push_that_ends_is_found_by_the_words_of_its_files(record: Record) -> 
     ]
 
     assert found == [[push_id]] * 4
+
+
+def test_a_push_is_found_by_its_labels_before_and_after_it_ends(record: Record) -> None:
+    """By one, by two, and by one beside something else."""
+    labels = {"kept-by": "lab=3", "for": "ü, ẞ"}
+    ended = record.finished(labels=labels)
+    waits = record.submitted(a_request(labels=labels))
+
+    def found(**which: Any) -> list[UUID]:
+        return [row["id"] for row in record.history.page(Filter(**which)).rows]
+
+    first, second = labels.items()
+    assert found(label=first) == found(labels=(first, second)) == found(label=second, owner=OWNER) == [waits, ended]
+    assert found(label=first, states=(State.SUCCEEDED,)) == [ended]
+    assert found(label=("kept-by", "lab")) == []
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])

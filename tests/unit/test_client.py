@@ -389,6 +389,15 @@ def test_progress_tells_bytes_until_the_verdict(api: Api, client: Client) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("bytes_", "total", "fraction"),
+    [(0, 0, 0.0), (5, 0, 0.0), (0, 10, 0.0), (4, 10, 0.4), (10, 10, 1.0), (11, 10, 1.0)],
+)
+def test_progress_as_a_fraction_never_leaves_the_bar(bytes_: int, total: int, fraction: float) -> None:
+    """Also before the plan says how much it is, and where a file was sent twice."""
+    assert Progress(state="running", bytes=bytes_, bytes_total=total).fraction == fraction
+
+
 # -- acting and proof ----------------------------------------------------------------------
 
 

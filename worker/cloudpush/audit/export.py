@@ -4,7 +4,7 @@ Postgres writes the rows itself (COPY … TO STDOUT); for Parquet, pyarrow turns
 ends, also one whose reader went away, an event says who took what.
 
 - Times are RFC 3339 in UTC, digests hex, what is structured (labels, an event's data) JSON.
-- CSV: RFC 4180 with a header line. A text that begins with ``= + - @``, a tab or a carriage return gets a leading
+- CSV: RFC 4180 with a header line. A text that begins with ``= + - @`` (also of full width), a tab or a line's end gets a leading
   apostrophe: a spreadsheet would take it for a formula. NULL is an empty cell, an empty text ``""``.
 - Parquet: timestamps, integers and texts as such; zstd; row groups of bounded size.
 """
@@ -26,7 +26,7 @@ import sqlalchemy as sa
 
 from cloudpush.audit.charts import series
 from cloudpush.audit.database import append_event, transaction, translated
-from cloudpush.audit.exported import TABLES, Format, Wanted, query_of, written
+from cloudpush.audit.exported import TABLES, Format, Wanted, line, query_of, written
 from cloudpush.audit.parquet import parquet
 from cloudpush.errors import Code, StoreError
 from cloudpush.push.states import Event
@@ -88,12 +88,14 @@ class _Source:
     def chunks(self) -> Generator[bytes]:
         """CSV or JSON Lines."""
         lines = self._wanted.format is Format.JSONL
-        query = query_of(self._wanted, [written(c, self._wanted.format) for c in self.columns])
+        query = query_of(
+            self._wanted, [line(self.columns)] if lines else [written(c, self._wanted.format) for c in self.columns]
+        )
         compiled = query.compile(dialect=self._engine.dialect, compile_kwargs={"render_postcompile": True})
         if lines:
             # Neither of these two characters can stand in JSON as it is: a line is the JSON text, and nothing else.
             statement = (
-                f"COPY (SELECT row_to_json(r) FROM ({compiled}) r) TO STDOUT "  # noqa: S608 -- SQLAlchemy's own text
+                f"COPY ({compiled}) TO STDOUT "
                 r"(FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')"
             )
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
@@ -56,11 +56,15 @@ class Column:
     sort: Sort
 
 
+#: What a spreadsheet takes for a formula's beginning, as Postgres' E'' writes it. Those of full width are folded to the others.
+FORMULAS = ("=", "+", "-", "@", r"\t", r"\r", r"\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+#: A function of Postgres' takes at most so many.
+ARGUMENTS = 100
 INTERNAL = frozenset(
     {"lease_token", "lease_until", "request_sha256", "idempotency_key", "announced_at", "strikes", "worker", "salt"}
 )
 _PLAIN = frozenset(
-    {"state", "strength", "min_strength", "overwrite", "kind", "credential_kind", "package", "error_code", "profile"}
+    {"state", "strength", "min_strength", "overwrite", "kind", "credential_kind", "package", "error_code"}
 )
 
 
@@ -227,24 +231,67 @@ def _between(query: sa.Select[Any], at: sa.ColumnElement[Any], which: Filter) ->
 
 
 def written(column: Column, form: Format) -> sa.ColumnElement[Any]:
-    """A column as its format has it; for Parquet, as what is turned into it."""
+    """A column as CSV has it; for Parquet, as what is turned into it."""
     of = column.of
     match column.sort:
         case Sort.TIME if form is Format.PARQUET:
             shown: sa.ColumnElement[Any] = of  # read as it is, and twice as quickly
         case Sort.TIME:
-            shown = sa.func.to_char(of, sa.literal_column("""'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'"""))
+            shown = _time(of)
         case Sort.HEX:
-            shown = sa.func.encode(of, sa.literal_column("'hex'"))
-        case Sort.JSON if form is Format.JSONL:
-            shown = of
+            shown = _hex(of)
         case Sort.JSON:
             shown = sa.cast(sa.func.to_json(of), sa.Text)
         case Sort.TEXT if form is Format.CSV:  # against spreadsheets
-            dangerous = sa.func.left(of, 1).in_(
-                [sa.literal_column(f"E'{c}'") for c in ("=", "+", "-", "@", r"\t", r"\r")]
-            )
-            shown = sa.case((dangerous, sa.literal_column("''''") + of), else_=of)
+            dangerous = sa.func.left(of, 1).in_([sa.literal_column(f"E'{c}'") for c in FORMULAS])
+            shown = sa.case((dangerous, _constant("'") + of), else_=of)
         case _:
             shown = of
     return shown.label(column.name)
+
+
+def line(columns: Sequence[Column]) -> sa.ColumnElement[str]:
+    """A row as one JSON object. ``row_to_json`` says the same, and takes twice as long where there are many columns."""
+    pieces: list[sa.ColumnElement[str]] = []
+    before = "{"
+    for column in columns:
+        pieces += [_constant(f'{before}"{column.name}":'), _json(column)]
+        before = ","
+    pieces.append(_constant("}"))
+    some = (pieces[n : n + ARGUMENTS] for n in range(0, len(pieces), ARGUMENTS))
+    return sa.func.concat(*(sa.func.concat(*those) for those in some), type_=sa.Text)
+
+
+def _json(column: Column) -> sa.ColumnElement[str]:
+    """A value as JSON text."""
+    of = column.of
+    match column.sort:
+        case Sort.INTEGER:
+            text: sa.ColumnElement[str] = sa.cast(of, sa.Text)
+        case Sort.TIME:
+            text = _quoted(_time(of))
+        case Sort.HEX:
+            text = _quoted(_hex(of))
+        case Sort.PLAIN if isinstance(of.type, sa.Uuid):
+            text = _quoted(sa.cast(of, sa.Text))
+        case _:
+            text = sa.cast(sa.func.to_json(of), sa.Text)
+    return sa.func.coalesce(text, _constant("null"))
+
+
+def _quoted(text: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    return _constant('"') + text + _constant('"')
+
+
+def _time(of: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    return sa.func.to_char(of, _constant('YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), type_=sa.Text)
+
+
+def _hex(of: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    return sa.func.encode(of, _constant("hex"), type_=sa.Text)
+
+
+def _constant(text: str) -> sa.ColumnElement[str]:
+    """Ours, and in the statement itself: Postgres knows its type."""
+    doubled = text.replace("'", "''")
+    return sa.literal_column(f"'{doubled}'", sa.Text)

@@ -1,9 +1,10 @@
 """Pages of pushes, newest first: quick for any filter, at any depth, over millions of rows.
 
-A filter that is one equality, such as an owner, is one range of an index that is in order of time. Any other is looked up by
-its terms, in one span of time after the other from the newest on. A span begins with as many pushes as fill a few pages. It
-grows while little is found, and shrinks where too much is: so what is read for a page depends neither on how much there is nor
-on how long ago it was.
+A filter that is one equality, such as an owner or a label, or an owner with a state or a bucket, is one range of an index that
+is in order of time. Any other is looked up by its terms: at once where Postgres expects few pushes to have them, else in one
+span of time after the other, from the newest push on that each of its equalities has alone. A span begins with as many pushes
+as fill a few pages. It grows while little is found, and shrinks where too much is: so what is read for a page depends neither
+on how much there is nor on how long ago it was.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
 from cloudpush.audit.filters import Filter, any_of, conditions, matches, query_text, term, terms
-from cloudpush.audit.search_tables import push_search
+from cloudpush.audit.search_tables import push_label, push_search
 from cloudpush.audit.tables import push
 from cloudpush.errors import Code, InputError
 from cloudpush.push.trust.base64url import from_base64url, to_base64url
@@ -29,6 +31,8 @@ Row = dict[str, Any]
 
 #: What is looked up at once: no more than so many.
 CANDIDATES = 1_000
+#: Looked up without regard to time, where no more than so many are expected.
+FEW = 5_000
 #: The first span has so many times what is wanted, of whatever pushes.
 AHEAD = 4
 #: A span grows by so much; once it is so many times as long as the first, it doubles: too much is then never far too much.
@@ -38,6 +42,8 @@ SHRINKS = 4
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
+#: Columns of ``push_search`` that have an index together, in the order that ``_equalities`` names them.
+PAIRS = frozenset({("owner", "state"), ("owner", "bucket")})
 #: Before every id: a cursor with it is the beginning of its moment.
 FIRST = UUID(int=0)
 #: Days, months or years that one lookup names, before the next coarser unit takes over.
@@ -109,34 +115,74 @@ def newest(c: sa.Connection, which: Filter, limit: int, after: Cursor | None) ->
     """
     if which.nothing:
         return []
-    index = _index(which)
-    return _look_up(c, which, limit, after) if index is None else _newest_of(c, [*index, *_times(which, after)], limit)
+    if which.text or which.prefix or which.strengths or len(which.any_state) > 1:
+        return _look_up(c, which, limit, after)
+    equal, labels = _equalities(which), _labels(which)
+    if not labels and len(equal) <= 1:
+        return _newest_of(c, [*conditions(which), *_times(which, after)], limit)
+    if not labels and tuple(equal) in PAIRS:
+        these = [push_search.c[name] == value for name, value in equal.items()]
+        return _newest_over(c, push_search, these, which, limit, after)
+    if not equal and len(labels) == 1:
+        return _newest_over(c, push_label, [push_label.c.label == labels[0]], which, limit, after)
+    return _look_up(c, which, limit, after)
 
 
-def _index(which: Filter) -> list[sa.ColumnElement[bool]] | None:
-    """The one equality that a filter is beside its times, none where it is not even that; None: it is more."""
+def _equalities(which: Filter) -> dict[str, Any]:
+    """The columns of a push that a filter wants to be equal to something: each has an index in order of time."""
     states = which.any_state
-    if which.text or which.all_labels or which.prefix or which.strengths or len(states) > 1:
-        return None
-    columns = (
-        (push.c.credential_id, which.credential_id),
-        (push.c.error_code, which.error_code),
-        (push.c.owner, which.owner),
-        (push.c.bucket, which.bucket),
-        (push.c.state, next(iter(states), None)),
-        (push.c.credential_kind, which.credential_kind),
-    )
-    found = [column == value for column, value in columns if value is not None]
-    return found if len(found) <= 1 else None
+    wanted = {
+        "credential_id": which.credential_id,
+        "error_code": which.error_code,
+        "owner": which.owner,
+        "bucket": which.bucket,
+        "state": next(iter(states)) if len(states) == 1 else None,
+        "credential_kind": which.credential_kind,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
-def _times(which: Filter, after: Cursor | None) -> Iterator[sa.ColumnElement[bool]]:
+def _labels(which: Filter) -> list[str]:
+    """As ``push_label`` has them."""
+    return [f"{key}={value}" for key, value in which.all_labels.items()]
+
+
+def _times(
+    which: Filter,
+    after: Cursor | None,
+    at: sa.ColumnElement[datetime] = push.c.created_at,
+    push_id: sa.ColumnElement[UUID] = push.c.id,
+) -> Iterator[sa.ColumnElement[bool]]:
     if which.since is not None:
-        yield push.c.created_at >= which.since
+        yield at >= which.since
     if which.until is not None:
-        yield push.c.created_at < which.until
+        yield at < which.until
     if after is not None:
-        yield sa.tuple_(push.c.created_at, push.c.id) < sa.tuple_(sa.literal(after.at), sa.literal(after.id))
+        yield sa.tuple_(at, push_id) < sa.tuple_(sa.literal(after.at), sa.literal(after.id))
+
+
+def _newest_over(
+    c: sa.Connection,
+    index: sa.Table,
+    these: Sequence[sa.ColumnElement[bool]],
+    which: Filter,
+    limit: int,
+    after: Cursor | None,
+) -> list[sa.RowMapping]:
+    """By an index of ``index``, which is written once for each push. What is not over first, as for lookups."""
+    p, i = push.c, index.c
+    live: list[sa.RowMapping] = []
+    if not any(state.final for state in which.any_state):
+        live = _newest_of(c, [p.finished_at.is_(None), *_times(which, after), *conditions(which)], limit)
+    query = (
+        sa.select(push)
+        .join(index, i.push_id == p.id)
+        .where(*these, *_times(which, after, i.created_at, i.push_id))
+        .order_by(i.created_at.desc(), i.push_id.desc())
+        .limit(limit)
+    )
+    found = {row["id"]: row for row in [*live, *c.execute(query).mappings()]}
+    return sorted(found.values(), key=_key, reverse=True)[:limit]
 
 
 def _newest_of(c: sa.Connection, these: Sequence[sa.ColumnElement[bool]], limit: int) -> list[sa.RowMapping]:
@@ -156,14 +202,20 @@ def _look_up(c: sa.Connection, which: Filter, wanted: int, after: Cursor | None)
     end = Cursor(min(newest_one + timedelta(microseconds=1), which.until or newest_one + DAY), FIRST)
     end = end if after is None else min(end, after, key=_key)
     live = _newest_of(c, [push.c.finished_at.is_(None), *_times(which, after), *conditions(which)], wanted)
+    end = _newest_possible(c, which, end)
     found = {row["id"]: row for row in live}
     span = max(SECOND, end.at - _some_before(c, end, wanted * AHEAD, floor))
     quickly = QUICKLY * span
+    at_once = _expected(c, which) <= FEW
     c.execute(BY_TERMS)
     too_much: datetime | None = None  # somewhere after this moment there is more than can be looked up at once
     while _key(end) > (floor, FIRST) and sum(_key(row) >= _key(end) for row in found.values()) < wanted:
-        since = max(floor, _begun(end.at, span))
-        rows = _span(c, which, wanted, since, end, None if span < SECOND else CANDIDATES)
+        since = floor if at_once else max(floor, _begun(end.at, span))
+        named = "" if at_once else _when(since, _last(end))
+        rows = _span(c, which, wanted, since, end, named, None if span < SECOND else CANDIDATES)
+        if rows is None and at_once:  # Postgres was wrong
+            at_once = False
+            continue
         if rows is None:
             too_much = since if too_much is None else max(since, too_much)
             span /= SHRINKS
@@ -175,6 +227,35 @@ def _look_up(c: sa.Connection, which: Filter, wanted: int, after: Cursor | None)
             grows = GROWS if span < quickly else 2
             span *= min(grows, max(1.0, 1.5 * wanted / len(hits))) if hits else grows
     return sorted(found.values(), key=_key, reverse=True)[:wanted]
+
+
+def _newest_possible(c: sa.Connection, which: Filter, end: Cursor) -> Cursor:
+    """``end``, or the moment before which whatever is let through began: each of the filter's equalities has a newest push.
+
+    Without it, what is common but only long ago would be looked for in vain for long.
+    """
+    p, n = push.c, push_label.c
+    newest_each = [
+        *((p.created_at, p.id, p[name] == value) for name, value in _equalities(which).items()),
+        *((n.created_at, n.push_id, n.label == label) for label in _labels(which)),
+    ]
+    if not newest_each:
+        return end
+    before = sa.tuple_(sa.literal(end.at), sa.literal(end.id))
+    found = c.execute(
+        sa.select(
+            *(
+                sa.select(at)
+                .where(equal, sa.tuple_(at, push_id) < before)
+                .order_by(at.desc(), push_id.desc())
+                .limit(1)
+                .scalar_subquery()
+                for at, push_id, equal in newest_each
+            )
+        )
+    ).one()
+    moments = [EPOCH if at is None else at + timedelta(microseconds=1) for at in found]
+    return min(end, *(Cursor(at, FIRST) for at in moments), key=_key)
 
 
 #: A page's limit makes Postgres hope to find it at once by reading the whole table.
@@ -191,16 +272,32 @@ def _some_before(c: sa.Connection, end: Cursor, many: int, floor: datetime) -> d
     return max(floor, found or floor)
 
 
+def _expected(c: sa.Connection, which: Filter) -> float:
+    """How many pushes Postgres expects to have the filter's terms: by its statistics, whose surprises cost time only."""
+    plan = c.execute(EXPECTED, {"terms": query_text(terms(which))}).scalar_one() if terms(which) else None
+    return plan[0]["Plan"]["Plan Rows"] if plan else inf
+
+
+EXPECTED = sa.text(
+    "EXPLAIN (FORMAT JSON) SELECT FROM push_search WHERE cloudpush_begun(terms) @@ CAST(:terms AS tsquery)"
+)
+
+
 def _span(
-    c: sa.Connection, which: Filter, wanted: int, since: datetime, end: Cursor, most: int | None
+    c: sa.Connection, which: Filter, wanted: int, since: datetime, end: Cursor, named: str, most: int | None
 ) -> tuple[list[sa.RowMapping], Cursor] | None:
-    """The newest of [``since``, ``end``), and down to where was looked for them; None: there are more than ``most``."""
+    """The newest of [``since``, ``end``), and down to where was looked for them; None: there are more than ``most``.
+
+    ``named``: terms that let the span's pushes through, and maybe others.
+    """
     s, p = push_search.c, push.c
     before = sa.tuple_(sa.literal(end.at), sa.literal(end.id))
     # Days and longer are terms already: another index would only cost. (A sum is none.)
     at = s.created_at if end.at - since < DAY else s.created_at + sa.literal(timedelta(0))
     over = sa.select(s.push_id.label("id"), s.created_at).where(
-        matches(query_text([*terms(which), _when(since, _last(end))])), at >= since, sa.tuple_(at, s.push_id) < before
+        matches(query_text([*terms(which), *([named] if named else [])])),
+        at >= since,
+        sa.tuple_(at, s.push_id) < before,
     )
     few = over.limit(None if most is None else most + 1).cte("few").prefix_with("MATERIALIZED")
     many = sa.select(sa.func.count()).select_from(few).scalar_subquery()

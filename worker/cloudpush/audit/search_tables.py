@@ -1,4 +1,4 @@
-"""What auditors search by: a row for each push that is over, written once, in the verdict's own transaction, by a trigger."""
+"""What auditors search by: rows for each push that is over, written once, in the verdict's own transaction, by a trigger."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from sqlalchemy.dialects import postgresql as pg
 from cloudpush.audit.tables import Instant, metadata
 
 # `terms` has a term for each thing that one may filter by, and one for each word of the source, the destination and the
-# paths of the files. The other columns repeat the push's for counts and charts, which read the second index only.
+# paths of the files. The other columns repeat the push's for counts and charts, which read the second index only, and for
+# pages of two equalities that are often asked for together.
 push_search = sa.Table(
     "push_search",
     metadata,
@@ -36,4 +37,16 @@ push_search = sa.Table(
             *("owner", "bucket", "credential_kind", "state", "strength", "error_code", "files", "bytes"),
         ],
     ),
+    sa.Index("ix_push_search_owner_state", "owner", "state", "created_at", "push_id"),
+    sa.Index("ix_push_search_owner_bucket", "owner", "bucket", "created_at", "push_id"),
+)
+
+# ``key=value``, in order of time: a label may be one of all pushes, or only of those of long ago.
+push_label = sa.Table(
+    "push_label",
+    metadata,
+    sa.Column("push_id", sa.Uuid, sa.ForeignKey("push.id"), primary_key=True),
+    sa.Column("label", sa.Text, primary_key=True),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index("ix_push_label_newest", "label", "created_at", "push_id"),
 )

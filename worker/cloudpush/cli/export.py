@@ -26,9 +26,11 @@ class Table(StrEnum):
 
     PUSHES = "pushes"
     FILES = "files"
+    PARTS = "parts"
     EVENTS = "events"
     CREDENTIALS = "credentials"
     LEDGER = "ledger"
+    CHECKPOINTS = "checkpoints"
 
 
 class Form(StrEnum):

@@ -227,7 +227,7 @@ class Client:
         return Handle(_number(push_id, Code.UNKNOWN_PUSH, "push"), _transport=self._transport)
 
     def export(self, table: str, **query: str | Sequence[str]) -> AbstractContextManager[Iterator[bytes]]:
-        """A whole table (pushes, files, events, credentials, ledger) as a file, in pieces; ``format``: csv, jsonl, parquet.
+        """A whole table (pushes, files, parts, events, credentials, ledger, checkpoints) as a file, in pieces; ``format``: csv, jsonl, parquet.
 
         Takes the filters of :meth:`list`. Needs the right to export: raises AccessError FORBIDDEN.
         """
