@@ -78,10 +78,15 @@ class Past:
                 assert record.ledger.end_part(push, page.part, lease, done()).final
         return push.id
 
-    def receipts(self) -> None:
-        """Issue those that are owed."""
+    def receipts(self, **software: str) -> None:
+        """Issue those that are owed. ``software``: as they name it."""
         issuing = Issuing(
-            Receipts(self.record.app), self.issuer, verify, FakeClock(), issuer="https://push.example", software={}
+            Receipts(self.record.app),
+            self.issuer,
+            verify,
+            FakeClock(),
+            issuer="https://push.example",
+            software=software,
         )
         while issuing.once():
             pass

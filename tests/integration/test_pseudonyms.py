@@ -22,7 +22,8 @@ from cloudpush.audit.database import append_event
 from cloudpush.audit.findings import Report
 from cloudpush.audit.grants import GrantBook
 from cloudpush.audit.integrity import verify
-from cloudpush.audit.pseudonyms import Pseudonyms, remains
+from cloudpush.audit.names import Names, refuse, remains
+from cloudpush.audit.pseudonyms import Pseudonyms
 from cloudpush.audit.receipts import Receipts
 from cloudpush.audit.sessions import Sessions
 from cloudpush.cli import retention
@@ -91,8 +92,11 @@ class Scene(Past):
         book.end_revocation(self.grant.id, True, None, NAME)
         self.record.tamper("UPDATE credential SET state = 'purged', purged_at = now() WHERE owner = :name", name=NAME)
 
-    def work(self, **options: Any) -> Pseudonyms:
-        return Pseudonyms(self.record.owner, NAME, [ADDRESS], **({"pseudonym": PSEUDONYM} | options))
+    names = Names(NAME, [ADDRESS], PSEUDONYM)
+
+    def work(self, names: Names | None = None) -> Pseudonyms:
+        signer = self.notary.signer
+        return Pseudonyms(self.record.owner, names or self.names, signer, signer.signed)
 
     def report(self) -> Report:
         return verify(self.record.app, None, self.notary.witness())
@@ -121,6 +125,9 @@ class Scene(Past):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(retention, "services", services)
+            patch.setattr(
+                "cloudpush.wiring.trust.make_erasing", lambda *_: (self.notary.signer, self.notary.signer.signed)
+            )
             return CliRunner().invoke(app, words)
 
     def all(self, statement: str, **values: Any) -> list[Any]:
@@ -138,7 +145,7 @@ def scene(database: Database) -> Iterator[Scene]:
 def test_whoever_still_has_something_is_not_replaced(scene: Scene) -> None:
     """A key or a grant that works, a share, a push under way: each is named."""
     with pytest.raises(InputError) as caught:
-        scene.work().refuse()
+        refuse(scene.record.owner, scene.names)
 
     word = caught.value.message
     assert all(
@@ -149,16 +156,16 @@ def test_whoever_still_has_something_is_not_replaced(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("name", "pseudonym"), [("x", None), ("sweeper", None), ("a\nb", None), ("ada", "ada-2"), ("ada", "A B")]
 )
-def test_what_cannot_be_replaced_is_refused(scene: Scene, name: str, pseudonym: str | None) -> None:
+def test_what_cannot_be_replaced_is_refused(name: str, pseudonym: str | None) -> None:
     with pytest.raises(InputError) as caught:
-        Pseudonyms(scene.record.owner, name, (), pseudonym)
+        Names(name, (), pseudonym)
 
     assert caught.value.code is Code.BAD_INPUT
 
 
-def test_a_pseudonym_is_random(scene: Scene) -> None:
+def test_a_pseudonym_is_random() -> None:
     """Nobody finds the name by trying names."""
-    assert len({scene.work(pseudonym=None).pseudonym for _ in range(3)}) == 3
+    assert len({Names(NAME).pseudonym for _ in range(3)}) == 3
 
 
 CHANGES = {
@@ -287,7 +294,7 @@ def test_the_name_is_nowhere(left: Scene) -> None:
         found.count(ADDRESS),
         found.count(PSEUDONYM) > 20,
     ) == (0, 0, True)
-    assert set(remains(left.record.owner, [ADDRESS])) == set()
+    assert set(remains(left.record.owner, Names(ADDRESS))) == set()
 
 
 def test_the_record_stays_sound(left: Scene) -> None:
@@ -335,7 +342,15 @@ def test_auditors_find_the_pushes_by_the_pseudonym(left: Scene) -> None:
         "SELECT count(*) FROM push_search WHERE terms::text LIKE '%grace-hopper''%' OR owner = :n", n=NAME
     )
 
+    labels = left.all("SELECT label FROM push_label WHERE push_id = :id ORDER BY label", id=left.push_id)
+
     assert (found, by_name) == ([(2,)], [(0,)])
+    assert labels == left.all(
+        "SELECT key || '=' || value FROM push, jsonb_each_text(labels) WHERE id = :id ORDER BY 1", id=left.push_id
+    )
+    assert len(labels) == 2
+    assert NAME not in repr(labels)
+    assert ADDRESS not in repr(labels)
 
 
 def test_an_event_that_was_replaced_is_not_edited_again(left: Scene) -> None:

@@ -26,7 +26,7 @@ from cloudpush.push.trust.receipts import MEDIA_TYPE
 from cloudpush.stack.services import Valkey
 from cloudpush.web.api.app import make_api
 from cloudpush.web.api.auth import asker
-from cloudpush.web.api.keys import KEPT_SECONDS, Kept
+from cloudpush.web.api.keys import AWAY_SECONDS, KEPT_SECONDS, Kept
 from fakes import FakeClock
 from receipt_builders import Notary, a_file, a_receipt
 from servers import Database
@@ -79,6 +79,17 @@ def test_whose_it_is_not_learns_no_more_than_of_a_push_that_there_is_not(pages: 
     ] * 2
 
 
+def test_whoever_has_the_receipt_is_told_so(pages: Site, push_id: UUID) -> None:
+    """By its ETag."""
+    client = _client(pages, OWNER, Role.USER)
+    tag = client.get(f"/pushes/{push_id}/receipt").headers["etag"]
+    again = client.get(f"/pushes/{push_id}/receipt", headers={"if-none-match": tag})
+    other = client.get(f"/pushes/{push_id}/receipt", headers={"if-none-match": tag.replace(tag[1], "x", 1)})
+
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert (other.status_code, other.headers["etag"]) == (200, tag)
+
+
 def test_a_receipt_that_is_owed_may_be_asked_for_again_soon(pages: Site, push_id: UUID) -> None:
     owed = pages.record.finished(verified([1, 2]))
 
@@ -112,16 +123,31 @@ def test_keys_are_known_while_vault_is_away() -> None:
     now = [0.0]
     kept = Kept(lambda: now[0])
 
-    class Away(Notary):
-        def keys(self) -> Any:
-            raise VaultError(Code.VAULT_SEALED, "Vault is sealed.")
-
-    with pytest.raises(VaultError):
-        kept.get(Away())
     first = kept.get(NOTARY)
     now[0] = KEPT_SECONDS
 
     assert kept.get(Away()) == first
+
+
+def test_vault_is_not_asked_by_everybody_while_it_is_away() -> None:
+    """Anybody may ask for the keys; each waited for Vault in its turn, until no thread was left for anything else."""
+    now = [0.0]
+    kept, away = Kept(lambda: now[0]), Away()
+    for _ in range(3):
+        with pytest.raises(VaultError):
+            kept.get(away)
+    assert away.asked == 1
+    now[0] = AWAY_SECONDS
+
+    assert kept.get(NOTARY)
+
+
+class Away(Notary):
+    asked = 0
+
+    def keys(self) -> Any:
+        self.asked += 1
+        raise VaultError(Code.VAULT_SEALED, "Vault is sealed.")
 
 
 def test_the_page_of_a_push_that_is_over_leads_to_its_receipt(pages: Site, push_id: UUID) -> None:

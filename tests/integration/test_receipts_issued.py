@@ -131,6 +131,22 @@ def test_no_receipt_before_the_end(record: Record, receipts: Receipts, notary: N
     assert (_issuing(receipts, notary).once(), "has not ended" in _pending(receipts, running)) == (0, True)
 
 
+def test_receipts_that_cannot_be_written_keep_no_others_waiting(
+    record: Record, receipts: Receipts, notary: Notary
+) -> None:
+    """However many of them are older; they are owed still."""
+    older = [record.running().id for _ in range(3)]
+    record.tamper(*(f"INSERT INTO receipt (push_id) VALUES ('{push_id}')" for push_id in older))
+    younger = record.finished()
+    issuing = _issuing(receipts, notary, at_once=2)
+
+    issued = [issuing.once(), issuing.once()]
+    record.tamper(*(f"DELETE FROM receipt WHERE push_id = '{push_id}'" for push_id in older))
+
+    assert issued == [1, 0]
+    assert _check(receipts, younger, notary).with_files
+
+
 def test_a_receipt_that_is_owed_is_pending(record: Record, receipts: Receipts) -> None:
     assert "about to be signed" in _pending(receipts, record.finished())
 

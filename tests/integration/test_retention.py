@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,21 +21,25 @@ from typer.testing import CliRunner, Result
 from cloudpush import wiring
 from cloudpush.audit import archives, months
 from cloudpush.audit.archive_check import check_archive, compare_with_record
+from cloudpush.audit.database import append_event
 from cloudpush.audit.findings import Report, Witness
 from cloudpush.audit.integrity import verify
 from cloudpush.audit.receipts import Receipts
 from cloudpush.audit.retired import cuts_digest, first_of
 from cloudpush.cli import retention, trust
+from cloudpush.cli.context import os_user
 from cloudpush.cli.exits import Exit
 from cloudpush.credentials.ed25519 import pem_of
 from cloudpush.credentials.ed25519 import verify as verify_signature
 from cloudpush.errors import InputError
 from cloudpush.push.states import Event
+from cloudpush.push.trust.chain import content_hash
 from cloudpush.push.trust.checking import check_receipt
+from cloudpush.push.trust.erasures import Erased, Erasure
 from cloudpush.settings import Settings
 from past import Past, months_back
 from records import Record
-from servers import Database
+from servers import Databases
 
 REFUSED = "the month is not dropped: "
 
@@ -101,16 +105,31 @@ class Scene(Past):
         with self.record.owner.connect() as c:
             return list(c.execute(sa.text(statement), values).scalars())
 
+    def all(self, statement: str, **values: Any) -> list[Any]:
+        with self.record.owner.connect() as c:
+            return [tuple(row) for row in c.execute(sa.text(statement), values)]
+
     def told(self, kind: Event) -> list[Any]:
         """Data of each event of that kind."""
         return self.rows("SELECT data FROM event WHERE kind = :kind ORDER BY id", kind=kind.value)
 
 
-@pytest.fixture(scope="module")
-def scene(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+@pytest.fixture
+def scene(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """In a database of each test's own: what one seals, archives or edits is no other's matter."""
+    database = databases.migrated()
     record = Record(database)
     yield Scene(record, tmp_path_factory.mktemp("archives"))
     record.close()
+    databases.drop(database)
+
+
+@pytest.fixture
+def paid(scene: Scene) -> Scene:
+    """Receipts were issued, and sealed: nothing is owed."""
+    scene.receipts()
+    scene.notary.seal()
+    return scene
 
 
 def faults_of(place: Path, witness: Witness) -> list[str]:
@@ -162,18 +181,19 @@ def test_a_month_that_is_not_over_or_has_nothing_is_not_archived(scene: Scene, b
     assert why in caught.value.message
 
 
-def test_an_archive_is_sound_by_the_public_key_alone(scene: Scene) -> None:
+def test_an_archive_is_sound_by_the_public_key_alone(paid: Scene) -> None:
     """Each event is one that was sealed, each file row one that its part's end recorded."""
-    scene.receipts()
-    scene.notary.seal()
-    place = scene.archive()
+    with paid.at(first_of(paid.older) + timedelta(days=25)):
+        paid.record.credential()
+    paid.notary.seal()
+    place = paid.archive()
 
-    report = check_archive(place, Witness(scene.notary.signer.signed)).report
+    report = check_archive(place, Witness(paid.notary.signer.signed)).report
     other = faults_of(place, Witness(lambda _, __: False))
 
     assert (report.faults, report.events, report.sealed, report.files) == ([], report.sealed, report.events, 2)
     assert report.unchecked == ["2 file rows of parts that ended after the month, or never"]
-    assert other == [f"checkpoint {n} is not signed by the audit key" for n in (1, 2)]
+    assert other == [f"checkpoint {n} is not signed by the audit key" for n in (1, 2, 3)]
 
 
 def _copy_with_a_changed_byte(scene: Scene, place: Path, name: str) -> Path:
@@ -240,14 +260,14 @@ def test_an_archive_that_was_forged_is_found(
     assert any(said in what for what in faults_of(place, scene.notary.witness()))
 
 
-def test_an_archive_of_other_rows_than_the_database_has_is_refused(scene: Scene) -> None:
+def test_an_archive_of_other_rows_than_the_database_has_is_refused(paid: Scene) -> None:
     """Also in what no digest covers, such as the words of an error."""
-    place = scene.archive()
-    scene.record.tamper("UPDATE file SET error_message = 'x' WHERE push_id = :id AND seq = 1", id=scene.first)
+    place = paid.archive()
+    paid.record.tamper("UPDATE file SET error_message = 'x' WHERE push_id = :id AND seq = 1", id=paid.first)
     try:
-        word = scene.refusal(place)
+        word = paid.refusal(place)
     finally:
-        scene.record.tamper("UPDATE file SET error_message = NULL WHERE push_id = :id", id=scene.first)
+        paid.record.tamper("UPDATE file SET error_message = NULL WHERE push_id = :id", id=paid.first)
 
     assert word == "the files in the archive are not those of the database: archive the month anew, elsewhere."
 
@@ -275,6 +295,58 @@ def test_an_archive_of_another_month_is_refused(scene: Scene) -> None:
     assert scene.refusal(scene.archive(), scene.newer) == f"its archive is of {scene.older:%Y-%m}."
 
 
+def test_a_month_with_an_edit_that_is_passed_off_as_a_replaced_name_is_not_dropped(paid: Scene, tmp_path: Path) -> None:
+    """The archive alone cannot tell whether a later event tells of it; the record can, and must before it is all there is."""
+    with kept_as_it_is(paid, paid.first):
+        paid.record.tamper(REPLACED, id=paid.first)
+        place = paid.archive(to=tmp_path)
+        [(stream, event_hash)] = paid.all(
+            "SELECT stream, hash FROM event WHERE stream = :id AND seq = 2", id=paid.first
+        )
+        alone = check_archive(place, paid.notary.witness()).report
+        untold = paid.refusal(place)
+        erased = Erased(2, event_hash, content_hash(b"", "p-1", "{}"))
+        stated = Erasure.of(stream, "p-1", datetime.now(UTC), [erased])
+        with paid.record.app.begin() as c:
+            append_event(c, stream, Event.AUDIT_PSEUDONYMISED, "operator", stated.data(bytes(64)))
+        unsigned = paid.refusal(place)
+        with paid.record.app.begin() as c:
+            signature = paid.notary.signer.sign([stated.to_sign()]).signatures[0]
+            append_event(c, stream, Event.AUDIT_PSEUDONYMISED, "operator", stated.data(signature))
+        signed = check_archive(place, paid.notary.witness())
+        with paid.record.app.begin() as c:
+            compare_with_record(c, signed)
+
+    word = "1 events that were pseudonymised, as later events tell that are not in it"
+    assert (alone.faults, word in alone.unchecked) == ([], True)
+    assert (
+        untold == "its archive is not sound: event 2 was pseudonymised, but no later event of the record tells by what."
+    )
+    assert unsigned.endswith("tells of an erasure that the audit key did not sign.")
+    assert (word in signed.report.unchecked, signed.untold) == (False, [])
+    assert paid.faults() == []
+
+
+REPLACED = "UPDATE event SET actor = 'p-1', data = '{}', salt = NULL WHERE stream = :id AND seq = 2"
+
+
+@contextmanager
+def kept_as_it_is(scene: Scene, stream: UUID) -> Iterator[None]:
+    """The stream's events are put back afterwards."""
+    columns = "id, stream, seq, at, kind, actor, credential_id, data, prev, hash, salt, content"
+    scene.record.tamper("CREATE TABLE aside AS SELECT * FROM event WHERE stream = :id", id=stream)
+    try:
+        yield
+    finally:
+        scene.record.tamper(
+            "DELETE FROM event WHERE stream = :id",
+            f"INSERT INTO event ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM aside",
+            "UPDATE chain k SET (seq, hash) = (SELECT seq, hash FROM aside ORDER BY seq DESC LIMIT 1) WHERE stream = :id",
+            "DROP TABLE aside",
+            id=stream,
+        )
+
+
 def test_a_crash_leaves_no_half_an_archive(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing before it is whole; whole and not yet told of, the next call tells."""
     with monkeypatch.context() as patch:
@@ -300,15 +372,15 @@ def _die(*_: object) -> None:
 
 
 @pytest.mark.parametrize("where", ["append_event", "cuts_digest"])
-def test_a_crash_while_dropping_changes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_crash_while_dropping_changes_nothing(paid: Scene, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """One transaction."""
-    place = scene.archive()
+    place = paid.archive()
     with monkeypatch.context() as patch:
         patch.setattr(months, where, _die)
         with pytest.raises(KeyboardInterrupt):
-            scene.drop(place)
+            paid.drop(place)
 
-    assert (scene.faults(), scene.rows("SELECT count(*) FROM retired UNION ALL SELECT count(*) FROM cut")) == (
+    assert (paid.faults(), paid.rows("SELECT count(*) FROM retired UNION ALL SELECT count(*) FROM cut")) == (
         [],
         [0, 0],
     )
@@ -317,15 +389,13 @@ def test_a_crash_while_dropping_changes_nothing(scene: Scene, monkeypatch: pytes
 # -- afterwards -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def dropped(scene: Scene) -> Scene:
+@pytest.fixture
+def dropped(paid: Scene) -> Scene:
     """The older month is gone, by the command, its receipts were issued before."""
-    scene.receipts()
-    scene.notary.seal()
-    result = scene.run("drop", f"{scene.older:%Y-%m}", "--archive", str(scene.archive()))
+    result = paid.run("drop", f"{paid.older:%Y-%m}", "--archive", str(paid.archive()))
     assert (result.exit_code, " dropped. Keep " in result.stdout) == (0, True)
-    scene.notary.seal()
-    return scene
+    paid.notary.seal()
+    return paid
 
 
 def test_the_record_is_sound_without_the_month(dropped: Scene) -> None:
@@ -401,6 +471,28 @@ def test_a_month_is_archived_verified_and_listed_on_the_command_line(dropped: Sc
         (False, True, True),
         (False, False, False),
     ]
+
+
+def test_who_put_a_month_away_is_told(dropped: Scene) -> None:
+    """To commands, and to whoever asks how the record stands: when, by which archive, how many rows."""
+    [told] = [m for m in dropped.record.history.integrity()["months"] if m["dropped_at"]]
+    [listed] = [m for m in months.months(dropped.record.app, 0) if m.dropped]
+    table = dropped.run("months").stdout
+    with dropped.record.owner.connect() as c:
+        [(at, digest)] = c.execute(sa.text("SELECT dropped_at, archive_sha256 FROM retired")).all()
+
+    assert told == {
+        "month": f"{dropped.older:%Y-%m}",
+        "events": listed.events,
+        "files": 4,
+        "archive_sha256": digest.hex(),
+        "archived_at": listed.archived_at,
+        "archived_by": "ada",
+        "dropped_at": at,
+        "dropped_by": os_user(),
+    }
+    assert (listed.archived_by, listed.dropped_by, listed.dropped_at) == ("ada", os_user(), at)
+    assert "by ada" in " ".join(table.split())
 
 
 def test_only_the_owner_of_the_tables_drops(dropped: Scene) -> None:

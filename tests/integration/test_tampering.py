@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,13 +14,16 @@ import sqlalchemy as sa
 from cloudpush.audit.database import append_events, make_engine
 from cloudpush.audit.findings import Witness
 from cloudpush.audit.integrity import verify
+from cloudpush.audit.names import Names
+from cloudpush.audit.pseudonyms import Pseudonyms
 from cloudpush.audit.receipts import Receipts
 from cloudpush.errors import CloudPushError, Code, StoreError, VaultError
 from cloudpush.push.states import Event
-from cloudpush.push.trust.chain import content_hash
+from cloudpush.push.trust.chain import content_hash, event_hash
 from cloudpush.push.trust.checkpoints import digest
+from cloudpush.push.trust.erasures import Erased, Erasure
 from cloudpush.push.trust.issuing import Issue
-from notaries import FakeNotary
+from notaries import FakeNotary, FakeSigner
 from records import Record
 from servers import Database
 
@@ -427,40 +432,174 @@ def test_writers_raise_no_false_alarm(scene: Scene) -> None:
 # -- pseudonyms -----------------------------------------------------------------------------------
 
 
-def pseudonymise(scene: Scene, told: str) -> None:
-    """As the command for it will: actor and data are replaced, the salt forgotten, and an event tells by what."""
-    scene.record.tamper(
-        "UPDATE event SET actor = 'p-1', data = '{}', salt = NULL WHERE stream = :id AND seq = 2", id=scene.first
-    )
+REPLACED = "UPDATE event SET actor = 'p-1', data = '{}', salt = NULL WHERE stream = :id AND seq = 2"
+
+
+def erasure(scene: Scene, *, actor: str = "p-1", seq: int = 2) -> Erasure:
+    """What the command states once it has replaced event 2 of the first push."""
+    with scene.record.app.connect() as c:
+        found = c.execute(
+            sa.text("SELECT hash FROM event WHERE stream = :id AND seq = :seq"), {"id": scene.first, "seq": seq}
+        ).scalar_one()
+    erased = Erased(seq, bytes(found), content_hash(b"", actor, "{}"))
+    return Erasure.of(scene.first, "p-1", datetime.now(UTC), [erased])
+
+
+def tell(scene: Scene, told: Mapping[str, object]) -> None:
+    """Append an event that tells of a replacement, and seal it: nothing but its signature speaks for or against it."""
     with scene.record.app.begin() as c:
-        listed = {"events": [{"seq": 2, "sha256": told}]}
-        append_events(c, scene.first, "operator", [(Event.AUDIT_PSEUDONYMISED, None, listed)])
+        append_events(c, scene.first, "operator", [(Event.AUDIT_PSEUDONYMISED, None, told)])
+    scene.notary.seal()
+
+
+def signed(scene: Scene, stated: Erasure) -> Mapping[str, object]:
+    """With the audit key."""
+    return stated.data(scene.notary.signer.sign([stated.to_sign()]).signatures[0])
+
+
+UNTOLD = "event 2 (push.claimed) was pseudonymised, but no later event tells by what"
+UNSIGNED = "event 7 (audit.pseudonymised) tells of an erasure that the audit key did not sign"
 
 
 def test_a_pseudonym_breaks_neither_chain_nor_seal(scene: Scene) -> None:
-    """A later event tells what took the place of the name."""
-    pseudonymise(scene, content_hash(b"", "p-1", "{}").hex())
+    """A later event tells what took the place of the name, and the audit key signed that."""
+    scene.record.tamper(REPLACED, id=scene.first)
+    tell(scene, signed(scene, erasure(scene)))
 
     report = verify(scene.record.app, scene.first, scene.notary.witness())
+    blind = verify(scene.record.app, scene.first)
 
-    assert (report.pseudonymised, report.faults) == (1, [])
+    assert (report.pseudonymised, report.faults, report.unchecked) == (1, [], [])
+    assert (blind.faults, "the signatures of erasures: no public key is at hand" in blind.unchecked) == ([], True)
 
 
-def test_a_pseudonym_that_no_event_tells_of_is_named(scene: Scene) -> None:
-    """Nor may it be edited once more."""
-    pseudonymise(scene, content_hash(b"", "p-2", "{}").hex())
+def forged(scene: Scene, what: str) -> Mapping[str, object]:
+    """What a superuser can write who does not have the key."""
+    stated = erasure(scene)
+    told = dict(signed(scene, stated))
+    match what:
+        case "no signature":
+            del told["signature"]
+        case "a key of their own":
+            told = dict(stated.data(FakeSigner().sign([stated.to_sign()]).signatures[0]))
+        case "a checkpoint's signature":
+            row = scene.notary.book.one(1)
+            assert row is not None
+            told = dict(stated.data(row["signature"]))
+        case "another pseudonym":
+            told |= {"pseudonym": "p-2"}
+        case "another time":
+            told |= {"made_at": "2020-01-01T00:00:00.000000Z"}
+        case "another stream's":
+            told = dict(signed(scene, replace(stated, stream=scene.second)))
+        case "another event's":
+            other = erasure(scene, seq=3).events[0]
+            told = dict(signed(scene, replace(stated, events=(replace(other, seq=3),))))
+            told["events"] = stated.data(b"")["events"]
+        case "another text":
+            told = dict(signed(scene, erasure(scene, actor="somebody-else")))
+            told["events"] = stated.data(b"")["events"]
+        case "a receipt":
+            told |= {"receipt": "00" * 32}
+        case "one event more":
+            told["events"] = [*stated.data(b"")["events"], *erasure(scene, seq=3).data(b"")["events"]]
+        case "nonsense":
+            told |= {"events": 7}
+    return told
 
-    assert scene.faults() == [
-        (scene.first, "event 2 (push.claimed) was pseudonymised, but no later event tells by what")
-    ]
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("no signature", "a key of their own", "a checkpoint's signature", "another pseudonym", "another time"),
+        *("another stream's", "another event's", "another text", "a receipt", "one event more", "nonsense"),
+    ],
+)
+def test_an_edit_that_is_passed_off_as_a_pseudonymisation_is_named(scene: Scene, what: str) -> None:
+    """Hashes, chain, head and seals are all right: what lacks is the signature of this very erasure."""
+    scene.record.tamper(REPLACED, id=scene.first)
+    tell(scene, forged(scene, what))
+
+    assert sorted(scene.faults()) == sorted([(scene.first, UNSIGNED), (scene.first, UNTOLD)])
+
+
+def test_a_signed_erasure_covers_no_other_text(scene: Scene) -> None:
+    """Another name cannot be put in, neither at once nor later."""
+    stated = signed(scene, erasure(scene))
+    scene.record.tamper(REPLACED.replace("p-1", "p-2"), id=scene.first)
+    tell(scene, stated)
+
+    assert scene.faults() == [(scene.first, UNTOLD)]
+
+
+def test_a_signed_erasure_covers_an_event_of_the_first_version_likewise(scene: Scene) -> None:
+    """Its hash covers what is gone; the erasure covers that hash, and what is there now with its time and kind."""
+    with scene.record.intruder.begin() as c:
+        c.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        c.execute(sa.text(FIRST_VERSION), {"id": scene.second})
+        row = c.execute(sa.text(FIRST), {"id": scene.second}).one()
+    now = event_hash(bytes(row.prev), row.stream, 1, row.at, row.kind, "p-1", row.credential_id, "{}")
+    stated = Erasure.of(scene.second, "p-1", datetime.now(UTC), [Erased(1, bytes(row.hash), now)])
+    unsigned = stated.data(bytes(64))
+    scene.record.tamper("UPDATE event SET actor = 'p-1', data = '{}', salt = '' WHERE id = :id", id=row.id)
+
+    def faults_of(told: Mapping[str, object]) -> list[str]:
+        with scene.record.app.begin() as c:
+            append_events(c, scene.second, "operator", [(Event.AUDIT_PSEUDONYMISED, None, told)])
+        report = verify(scene.record.app, scene.second, scene.notary.witness())
+        return [f.what for f in report.faults if "checkpoint" not in f.what and "row differs" not in f.what]
+
+    forged, authentic = faults_of(unsigned), faults_of(signed(scene, stated))
+
+    untold = "event 1 (push.queued) was pseudonymised, but no later event tells by what"
+    refused = "event 7 (audit.pseudonymised) tells of an erasure that the audit key did not sign"
+    assert (forged, authentic) == ([refused, untold], [refused])
+
+
+#: The chain of one push as a release hashed it that knew no salt.
+FIRST_VERSION = """
+    WITH RECURSIVE linked AS (
+        SELECT e.*, cloudpush_event_hash(sha256(convert_to(stream\\:\\:text, 'UTF8')), stream, seq, at, kind, actor,
+            credential_id, data\\:\\:text) AS made, sha256(convert_to(stream\\:\\:text, 'UTF8')) AS link
+        FROM event e WHERE stream = :id AND seq = 1
+        UNION ALL
+        SELECT e.*, cloudpush_event_hash(l.made, e.stream, e.seq, e.at, e.kind, e.actor, e.credential_id, e.data\\:\\:text), l.made
+        FROM linked l JOIN event e ON e.stream = l.stream AND e.seq = l.seq + 1
+    ), written AS (
+        UPDATE event e SET prev = l.link, hash = l.made, salt = NULL, content = NULL
+        FROM linked l WHERE e.stream = l.stream AND e.seq = l.seq
+    )
+    UPDATE chain k SET hash = l.made FROM linked l WHERE k.stream = l.stream AND k.seq = l.seq
+"""
+
+FIRST = "SELECT id, stream, at, kind, credential_id, prev, hash FROM event WHERE stream = :id AND seq = 1"
 
 
 def test_a_pseudonym_does_not_hide_another_edit(scene: Scene) -> None:
     """Time and kind are still covered."""
-    pseudonymise(scene, content_hash(b"", "p-1", "{}").hex())
+    scene.record.tamper(REPLACED, id=scene.first)
+    tell(scene, signed(scene, erasure(scene)))
     scene.record.tamper("UPDATE event SET kind = 'push.planned' WHERE stream = :id AND seq = 2", id=scene.first)
 
     assert (scene.first, "event 2 (push.planned) was edited") in scene.faults()
+
+
+def test_the_command_signs_no_edit(scene: Scene) -> None:
+    """An event that was edited, or passed off as replaced, is not laundered by a name that is to be replaced in it."""
+    # The credential of the push keeps its owner: what is asked for here are words that stand in the event alone.
+    scene.record.tamper(
+        'UPDATE event SET data = \'{"why"\\: "mallory"}\' WHERE stream = :id AND seq = 2', id=scene.first
+    )
+    signer = scene.notary.signer
+    work = Pseudonyms(scene.record.owner, Names("mallory"), signer, signer.signed)
+
+    with pytest.raises(StoreError) as caught:
+        work.run()
+
+    assert (caught.value.code, caught.value.message.partition(". No name")[0]) == (
+        Code.RECORD_UNSOUND,
+        f"{scene.first}: event 2 (push.claimed) was edited",
+    )
 
 
 #: As if it were still owed.
@@ -507,3 +646,14 @@ def test_a_receipt_that_somebody_else_than_the_notary_issued_is_named(scene: Sce
             {"id": scene.second},
         )
     assert scene.faults() == [(scene.second, "its receipt is told by no event")]
+
+
+def test_a_pseudonym_excuses_no_receipt_but_the_one_that_it_names(scene: Scene) -> None:
+    """A signed erasure of the same push; the receipt was taken away by somebody else."""
+    issued(scene, scene.first)
+    scene.record.tamper(REPLACED, id=scene.first)
+    with scene.record.app.begin() as c:
+        append_events(c, scene.first, "operator", [(Event.AUDIT_PSEUDONYMISED, None, signed(scene, erasure(scene)))])
+    scene.record.tamper("DELETE FROM receipt WHERE push_id = :id", id=scene.first)
+
+    assert scene.faults() == [(scene.first, "its receipt is told by an event, and is gone")]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -17,16 +18,23 @@ from typer.testing import CliRunner, Result
 import dev_vault
 from cloudpush import wiring
 from cloudpush.audit.inspections import Inspections
+from cloudpush.audit.receipts import Receipts
+from cloudpush.cli import receipt, retention
 from cloudpush.cli import trust as trust_cli
 from cloudpush.cli.exits import Exit
+from cloudpush.credentials.ed25519 import pem_of
 from cloudpush.errors import CloudPushError
 from cloudpush.settings import Settings
+from notaries import FakeSigner
+from past import Past
 from records import Record
 from servers import Database
 
 
 class Office:
-    """A database and a Vault, a notary that works for both, and a command line."""
+    """A database and a Vault, a notary that works for both, and a command line. ``push_id``: the newest push."""
+
+    push_id: UUID
 
     def __init__(self, record: Record, settings: Settings, vault: dev_vault.DevVault) -> None:
         self.record, self.settings, self.vault = record, settings, vault
@@ -34,6 +42,7 @@ class Office:
     def run(self, *words: str) -> Result:
         app = typer.Typer()
         trust_cli.add_to(app)
+        retention.add_to(app)
         result = CliRunner().invoke(app, words)
         if result.exception is not None and not isinstance(result.exception, SystemExit | CloudPushError):
             raise result.exception
@@ -55,7 +64,8 @@ def office(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
             def services() -> Iterator[Any]:
                 yield SimpleNamespace(settings=settings, database=record.app)
 
-            patch.setattr(trust_cli, "services", services)
+            for module in (trust_cli, retention, receipt):
+                patch.setattr(module, "services", services)
             yield Office(record, settings, vault)
         record.close()
 
@@ -63,15 +73,20 @@ def office(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def sealed(office: Office) -> Office:
     """With a push, sealed by the sweeper's own notary."""
-    push_id = office.record.finished()
+    office.push_id = office.record.finished()
+    sweep(office)
+    return office
+
+
+def sweep(office: Office) -> None:
+    """Until nothing is owed and all is sealed; then inspect."""
     sweeper = wiring.build_sweeper(office.settings)
     try:
-        while office.record.history.push(push_id) and _open(office):
+        while _open(office):
             sweeper.notary.once()
         assert sweeper.inspector.once()
     finally:
         sweeper.close()
-    return office
 
 
 def _open(office: Office) -> bool:
@@ -159,3 +174,89 @@ def test_a_saved_checkpoint_that_was_edited_is_refused(sealed: Office, tmp_path:
 
     assert result.exit_code == Exit.UNSOUND
     assert "is not signed by the audit key" in " ".join(result.stdout.split())
+
+
+def test_a_receipt_is_compared_with_the_record_by_the_command(sealed: Office, tmp_path: Path) -> None:
+    """By Vault's key and against the record; then it was changed, then the record was, then the key is another's."""
+    path, changed, keys, others = (tmp_path / name for name in ("receipt", "changed", "audit.pem", "others.pem"))
+    path.write_bytes(b"".join(Receipts(sealed.record.app).stream(sealed.push_id)))
+    changed.write_bytes(path.read_bytes().replace(b'"size":10', b'"size":11', 1))
+    keys.write_text(sealed.run("key").stdout)
+    others.write_text(pem_of(FakeSigner().key.public_key().public_bytes_raw()))
+    asked = ("verify", "--json", "--receipt")
+
+    sound = sealed.run(*asked, str(path))
+    offline = sealed.run(*asked, str(path), "--offline", "--key", str(keys))
+    words = " ".join(sealed.run("verify", "--receipt", str(path)).stdout.split())
+    invalid, foreign = sealed.run(*asked, str(changed)), sealed.run(*asked, str(path), "--key", str(others))
+    edit = "UPDATE push SET files_verified = files_verified {} 1 WHERE id = :id"
+    sealed.record.tamper(edit.format("-"), id=sealed.push_id)
+    edited = sealed.run(*asked, str(path))
+    sealed.record.tamper(edit.format("+"), id=sealed.push_id)
+
+    results = (sound, offline, invalid, foreign, edited)
+    assert [r.exit_code for r in results] == [0, 0, *[Exit.UNSOUND] * 3]
+    told = [json.loads(r.stdout) for r in results]
+    newest = sealed.verified()["newest_checkpoint"]
+    assert told[0]["receipt"] == {
+        "valid": True,
+        "push": str(sealed.push_id),
+        "statement_sha256": told[0]["receipt"]["statement_sha256"],
+        "after": 6,
+        "issued": 7,
+        "sealed_by": told[0]["receipt"]["sealed_by"],
+        "files": "same",
+    }
+    assert (told[0]["unchecked"], 0 < told[0]["receipt"]["sealed_by"] <= newest) == ([], True)
+    assert "event 7 tells of it; its files are the record's" in words
+    assert [t["receipt"]["valid"] for t in told] == [True, True, False, False, True]
+    assert "its files are not those that were signed" in told[2]["faults"][0]["what"]
+    assert "is not among those that you trust" in told[3]["faults"][0]["what"]
+    assert "the record differs from the receipt in: verdict.files_verified" in [f["what"] for f in told[4]["faults"]]
+
+
+def test_a_receipt_takes_a_key(sealed: Office, tmp_path: Path) -> None:
+    """Offline there is none but one that is given; and one thing is verified at a time."""
+    words = [
+        sealed.run("verify", "--receipt", str(tmp_path / "r"), *more) for more in (["--offline"], [str(UUID(int=1))])
+    ]
+
+    assert [getattr(w.exception, "field", None) for w in words] == ["key", "receipt"]
+
+
+def test_a_month_is_put_away_and_a_name_replaced_with_a_real_vault(office: Office, tmp_path: Path) -> None:
+    """Archive, verify by Vault's word and by a kept key, drop, replace: each by command, and all stays sound."""
+    past = Past(office.record)
+    past.push(past.older, owner="grace-hopper", actor="grace-hopper")
+    office.push_id = office.record.finished(owner="grace-hopper", actor="grace-hopper")
+    sweep(office)
+    month, keys = f"{past.older:%Y-%m}", tmp_path / "audit.pem"
+    keys.write_text(office.run("key").stdout)
+    place = str(tmp_path / f"cloudpush-{month}")
+
+    made = office.run("archive", month, "--to", str(tmp_path))
+    online, offline = (
+        office.run("verify", "--archive", place),
+        office.run("verify", "--archive", place, "--key", str(keys)),
+    )
+    dropped = office.run("drop", month, "--archive", place)
+    office.record.tamper("UPDATE credential SET state = 'purged', purged_at = now() WHERE owner = 'grace-hopper'")
+    replaced = office.run("pseudonymise", "grace-hopper", "--pseudonym", "person-1")
+    sweep(office)
+    told = office.verified()
+    office.record.tamper(FORGE, id=office.push_id)
+    forged = [f["what"] for f in office.verified(str(office.push_id))["faults"]]
+
+    results = (made, online, offline, dropped, replaced)
+    assert [(r.exit_code, r.output) for r in results if r.exit_code] == []
+    assert (told["sound"], told["unchecked"], told["retired"]["months"]) == (True, [], [month])
+    assert f" {told['pseudonymised']} events" in " ".join(replaced.stdout.split())
+    assert any(
+        w.startswith("event 1 (push.queued) was pseudonymised, but no later event tells by what") for w in forged
+    )
+
+
+#: Another pseudonym is put in, where Vault signed one.
+FORGE = (
+    "UPDATE event SET data = replace(data\\:\\:text, 'person-1', 'person-2')\\:\\:json WHERE stream = :id AND seq = 1"
+)

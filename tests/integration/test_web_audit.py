@@ -22,9 +22,10 @@ import servers
 import web_site
 from builders import a_request, an_error, unverified, verified
 from cloudpush.audit import listings
+from cloudpush.audit.database import append_event
 from cloudpush.errors import Code
 from cloudpush.push.job import Verdict
-from cloudpush.push.states import State
+from cloudpush.push.states import Event, State
 from cloudpush.stack.services import Valkey
 from cloudpush.web.api import turns
 from cloudpush.wiring import WebServices
@@ -422,6 +423,37 @@ def test_integrity_names_what_the_last_inspection_found(site: Site, auditor: Bro
     assert re.search(r"[\d,]+ events are not sealed yet", text_of(good.text))
 
 
+def test_integrity_tells_what_was_archived_and_dropped(site: Site, auditor: Browser) -> None:
+    """Month by month: by whom, when, how much, by which archive; and how many names were replaced."""
+    before = text_of(auditor.get("/audit/integrity").text)
+    sha256, stream = "ab" * 32, UUID("00000000-0000-0000-0000-0000000000a0")
+    told = {"month": "2020-01", "events": 1234, "files": 5678, "archive_sha256": sha256}
+    with site.record.owner.begin() as c:
+        c.execute(
+            sa.text(
+                "INSERT INTO retired (month, dropped_at, events, files, archive_sha256, cuts_sha256) "
+                "VALUES ('2020-01-01', '2020-03-04 05:06:07Z', 1234, 5678, decode(:sha256, 'hex'), '')"
+            ),
+            {"sha256": sha256},
+        )
+        append_event(c, stream, Event.AUDIT_ARCHIVED, "grace <1>", told)
+        append_event(c, stream, Event.AUDIT_DROPPED, "linus", {"month": "2020-01", "months": [told]})
+        append_event(c, stream, Event.AUDIT_ARCHIVED, "grace <1>", told | {"month": "2020-02"})
+        for events in (1, 2):  # somebody was interrupted, and went on
+            append_event(c, stream, Event.AUDIT_PSEUDONYMISED, "operator", {"pseudonym": "p-1", "replaced": events})
+    page = auditor.get("/audit/integrity")
+    asked = "DELETE FROM {} WHERE stream = '00000000-0000-0000-0000-0000000000a0'"
+    site.record.tamper("DELETE FROM retired", asked.format("event"), asked.format("chain"))
+
+    said = text_of(page.text)
+    assert "Archived and dropped" not in before
+    assert re.search(r"2020-01 1,234 5,678 \S+ \S+ by grace &lt;1&gt; 2020-03-04 05:06:07 by linus abababab", said), (
+        said
+    )
+    assert re.search(r"2020-02 1,234 5,678 \S+ \S+ by grace &lt;1&gt; no abababab", said)
+    assert "1 name was replaced by a pseudonym" in said
+
+
 def _inspected(site: Site, *, sound: bool, faults: list[dict[str, object]]) -> None:
     with site.record.owner.begin() as c:
         c.execute(
@@ -621,6 +653,7 @@ def test_hostile_words_are_shown_and_do_nothing(site: Site, auditor: Browser, te
         assert [name for name in seen.attributes if name.startswith("on") or name == "style"] == []
         assert [url for url in seen.urls if not url.startswith(("/", "#"))] == []
         assert "\u202e" not in seen.text
+        assert re.search('title="[^"]*\u202e', page.text) is None
         assert "49" not in re.findall(r"<bdi>([^<]*)</bdi>", page.text)
     shown = text.replace("\u202e", "U+202E")
     assert shown in html.unescape(re.sub(r"</?(?:span|bdi)[^>]*>", "", pages[1].text))

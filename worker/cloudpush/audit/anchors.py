@@ -21,6 +21,21 @@ def verify_anchor(c: sa.Connection, report: Report, witness: Witness) -> None:
     compare_anchor(report, witness, newest, there)
 
 
+def verify_saved(c: sa.Connection, report: Report, witness: Witness) -> None:
+    """The checkpoints of which somebody kept copies, without looking at any other."""
+    for number, sha256 in witness.saved:
+        text = c.execute(STATEMENT, {"number": number}).scalar_one_or_none()
+        compare_saved(report, number, sha256, digest(text.encode()) if text is not None else "")
+
+
+def compare_saved(report: Report, number: int, sha256: str, there: str) -> None:
+    """``there``: the digest of the record's checkpoint of that number; empty where it is missing."""
+    if not there:
+        report.blame(None, None, f"checkpoint {number}, of which there is a copy, is gone")
+    elif there != sha256:
+        report.blame(None, None, f"checkpoint {number} is not the one of which there is a copy")
+
+
 def compare_anchor(report: Report, witness: Witness, newest: int, there: str) -> None:
     """``newest``: the greatest number, 0 for none. ``there``: the digest of the remembered one; empty where it is missing."""
     anchor = witness.anchor

@@ -1,18 +1,17 @@
 """Is an archive what was recorded? Nothing but its files and the public keys is needed.
 
 Each event is hashed anew and looked up among the leaves of the checkpoints, whose roots are signed; each chain is followed
-through the month; file rows are compared with the digests in the events. Constant memory, but for the events of one chain
-that are told to have been pseudonymised.
+through the month; file rows are compared with the digests in the events. What is held of events does not grow with the
+month, but for those that were pseudonymised: of one chain, and of all that no event in the archive tells of.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,26 +20,39 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from cloudpush.audit.archives import CHECKPOINTS, LEAVES, Ends, read_manifest, sha256_of
-from cloudpush.audit.chains import _Chain, _End
+from cloudpush.audit.chains import Chain, PartEnd
 from cloudpush.audit.findings import Report, Witness
 from cloudpush.audit.retired import RETENTION_STREAM, first_of, following
 from cloudpush.errors import Code, InputError
 from cloudpush.push.states import Event
-from cloudpush.push.trust.canonical import canonical, read_canonical
 from cloudpush.push.trust.chain import EPOCH, genesis
-from cloudpush.push.trust.checkpoints import CHUNK, LEAF_BYTES, Seal, Statement, digest, leaf, signed_text
+from cloudpush.push.trust.checkpoints import (
+    CHUNK,
+    LEAF_BYTES,
+    Seal,
+    Statement,
+    digest,
+    leaf,
+    read_document,
+    signed_text,
+)
 
+UNTOLD = "events that were pseudonymised, as later events tell that are not in it"
 _MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(slots=True)
 class Checked:
-    """An archive that was looked at. ``digests``: number → SHA-256 of each of its checkpoints' statements."""
+    """An archive that was looked at. ``digests``: number → SHA-256 of each of its checkpoints' statements.
+
+    ``untold``: events whose name was replaced, as no event in the archive tells; by chain.
+    """
 
     manifest: Any
     sha256: str
     report: Report
     digests: dict[int, str] = field(default_factory=dict)
+    untold: list[Chain] = field(default_factory=list)
 
 
 def check_archive(place: Path, witness: Witness) -> Checked:
@@ -62,14 +74,17 @@ def check_archive(place: Path, witness: Witness) -> Checked:
     # An empty file could not be mapped; but there is no archive without events.
     with (place / LEAVES).open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as leaves:
         _check_roots(leaves, spans, report)
-        _Rows(place, checked, leaves).check()
+        _Rows(place, checked, leaves, witness).check()
     if witness.signed is None:
-        report.unchecked.append("the signatures of its checkpoints: no public key is at hand")
+        report.unchecked.append("the signatures of its checkpoints and erasures: no public key is at hand")
     return checked
 
 
 def compare_with_record(c: sa.Connection, checked: Checked) -> None:
-    """Its place in the record: the same checkpoints, and if the month was dropped, by this archive."""
+    """Its place in the record: the same checkpoints, and if the month was dropped, by this archive.
+
+    And erasures of its events that are told of in later months: with one that nobody signed the month is not to be dropped.
+    """
     kept = {row.number: digest(row.statement.encode()) for row in c.execute(STATEMENTS, _span(checked))}
     for number, sha256 in checked.digests.items():
         if kept.get(number) != sha256:
@@ -78,6 +93,30 @@ def compare_with_record(c: sa.Connection, checked: Checked) -> None:
     row = c.execute(DROPPED, {"month": month}).one_or_none()
     if row is not None and bytes(row.archive_sha256).hex() != checked.sha256:
         checked.report.blame(RETENTION_STREAM, None, "the month was dropped by another archive than this one")
+    _compare_untold(c, checked, month)
+
+
+def _compare_untold(c: sa.Connection, checked: Checked, month: date) -> None:
+    report, checked.untold, unresolved = checked.report, [], checked.untold
+    report.unchecked[:] = [word for word in report.unchecked if not word.endswith(UNTOLD)]
+    # An erasure may itself be in a later month that was dropped.
+    gone = c.execute(LATER_DROPPED, {"month": month}).scalar_one()
+    for chain in unresolved:
+        for row in c.execute(ERASURES, {"stream": chain.stream, "after": chain.seq}):
+            chain.hear(row)
+        for event in chain.untold():
+            if not gone:
+                what = f"event {event.seq} was pseudonymised, but no later event of the record tells by what"
+                report.blame(chain.stream, event.seq, what)
+        if gone and chain.untold():
+            checked.untold.append(chain)
+    _tell_untold(checked)
+
+
+def _tell_untold(checked: Checked) -> None:
+    count = sum(len(chain.untold()) for chain in checked.untold)
+    if count:
+        checked.report.unchecked.append(f"{count} {UNTOLD}")
 
 
 def _span(checked: Checked) -> dict[str, int]:
@@ -113,10 +152,8 @@ def _check_checkpoints(place: Path, checked: Checked, witness: Witness) -> list[
 
 def _read_checkpoint(line: bytes) -> tuple[Statement, bytes, bytes]:
     try:
-        value = read_canonical(line.rstrip(b"\n"))
-        text = canonical(value["checkpoint"])
-        return Statement.read(text), text, base64.b64decode(value["signature"], validate=True)
-    except (ValueError, KeyError, TypeError) as e:
+        return read_document(line.rstrip(b"\n"))
+    except ValueError as e:
         raise InputError(Code.BAD_INPUT, f"{CHECKPOINTS} has a line that is no checkpoint.", field="archive") from e
 
 
@@ -159,18 +196,19 @@ class _Row(NamedTuple):
 class _Rows:
     """The events and file rows of an archive."""
 
-    def __init__(self, place: Path, checked: Checked, leaves: mmap.mmap) -> None:
+    def __init__(self, place: Path, checked: Checked, leaves: mmap.mmap, witness: Witness) -> None:
         self._place, self._checked, self._report, self._leaves = place, checked, checked.report, leaves
+        self._signed = witness.signed
         month = datetime.strptime(checked.manifest["month"], "%Y-%m").replace(tzinfo=UTC).date()
         self._since, self._until = first_of(month), first_of(following(month))
         self._files = _Files(self._stored("files"), self._report)
 
     def check(self) -> None:
         """Chain by chain, and with each push its files: both lie in the order of ids."""
-        ends, untold = Ends(), 0
+        ends = Ends()
         for stream, rows in groupby(self._events(), key=lambda row: row.stream):
             self._report.streams += 1
-            walk, parts = None, list[_End]()
+            walk, parts = None, list[PartEnd]()
             for row in rows:
                 walk = walk or self._begin(row)
                 walk.add(row)
@@ -178,28 +216,28 @@ class _Rows:
                 ends.add(str(row.stream), row.seq, row.hash.hex())
                 if row.kind == Event.PART_FINISHED:
                     self._add_end(parts, row)
-            untold += walk.untold() if walk is not None else 0
+            if walk is not None and walk.untold():
+                self._checked.untold.append(walk)
             self._files.check(stream, parts)
         self._files.finish()
         manifest, report = self._checked.manifest, self._report
         told = (report.events, self._files.rows, ends.digest(), ends.streams)
         if told != (manifest["events"], manifest["files"], manifest["cuts_sha256"], manifest["streams"]):
             report.blame(None, None, "its rows are not those that its manifest tells of")
-        if untold:
-            report.unchecked.append(f"{untold} events that were pseudonymised, as later events tell that are not in it")
+        _tell_untold(self._checked)
         if self._files.untold:
             report.unchecked.append(f"{self._files.untold} file rows of parts that ended after the month, or never")
 
-    def _add_end(self, parts: list[_End], row: _Row) -> None:
+    def _add_end(self, parts: list[PartEnd], row: _Row) -> None:
         try:
-            parts.append(_End.of(row))
+            parts.append(PartEnd.of(row))
         except (ValueError, KeyError, TypeError):
             what = f"event {row.seq} ({row.kind}) does not tell which files it is about"
             self._report.blame(row.stream, row.seq, what)
 
-    def _begin(self, row: _Row) -> _Chain:
+    def _begin(self, row: _Row) -> Chain:
         first = genesis(row.stream) if row.seq == 1 else row.prev
-        return _Chain(self._report, row.stream, first, row.seq - 1)
+        return Chain(self._report, row.stream, first, row.seq - 1, self._signed)
 
     def _events(self) -> Iterator[_Row]:
         for row in self._stored("events"):
@@ -258,7 +296,7 @@ class _Files:
         self._next = next(rows, None)
         self.rows = self.untold = 0
 
-    def check(self, stream: UUID, ends: list[_End]) -> None:
+    def check(self, stream: UUID, ends: list[PartEnd]) -> None:
         """The files of the push ``stream``; those of pushes before it are told of by no event here."""
         name = str(stream)
         while self._next is not None and self._next["push_id"] < name:
@@ -312,5 +350,12 @@ def _line(row: dict[str, Any]) -> str:
 
 
 STATEMENTS = sa.text("SELECT number, statement FROM checkpoint WHERE number BETWEEN :first AND :last")
+
+LATER_DROPPED = sa.text("SELECT EXISTS (SELECT FROM retired WHERE month > :month)")
+
+ERASURES = sa.text("""
+    SELECT stream, seq, kind, data::text AS data FROM event
+    WHERE stream = :stream AND seq > :after AND kind = 'audit.pseudonymised' ORDER BY seq
+""")
 
 DROPPED = sa.text("SELECT archive_sha256 FROM retired WHERE month = :month")

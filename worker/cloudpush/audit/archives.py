@@ -16,7 +16,6 @@ Written under another name and renamed when it is whole: what has its name is co
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import shutil
@@ -35,6 +34,7 @@ from cloudpush.audit.retired import RETENTION_STREAM, first_of, following
 from cloudpush.errors import Code, InputError
 from cloudpush.push.states import Event
 from cloudpush.push.trust.canonical import canonical, read_canonical
+from cloudpush.push.trust.checkpoints import document
 
 VERSION = 1
 MANIFEST, CHECKPOINTS, LEAVES, KEYS = "manifest.json", "checkpoints.jsonl", "leaves.bin", "keys.pem"
@@ -206,20 +206,13 @@ def _write_checkpoints(c: sa.Connection, made: Path, counts: Mapping[str, Any]) 
     numbers = []
     with (made / CHECKPOINTS).open("wb") as statements, (made / LEAVES).open("wb") as leaves:
         for row in c.execute(COVERING, {"first": counts["first_id"], "last": counts["last_id"]}).all():
-            statements.write(document(row.statement, bytes(row.signature)) + b"\n")
+            statements.write(document(row.statement.encode(), bytes(row.signature)) + b"\n")
             numbers.append(row.number)
             after = 0
             while chunk := c.execute(CHUNK, {"checkpoint": row.number, "after": after}).one_or_none():
                 leaves.write(bytes(chunk.entries))
                 after = chunk.number
     return [numbers[0], numbers[-1]]
-
-
-def document(statement: str, signature: bytes) -> bytes:
-    """A checkpoint as a file or a line: its statement, and the signature over it."""
-    return canonical(
-        {"checkpoint": read_canonical(statement.encode()), "signature": base64.b64encode(signature).decode()}
-    )
 
 
 TOLD = sa.text("""

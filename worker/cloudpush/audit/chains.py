@@ -2,13 +2,14 @@
 
 An event that was edited, inserted, reordered or deleted in its middle breaks the link that follows it; a deleted tail leaves
 the chain's head behind; a file row edited after its part ended no longer matches the digest in the part's own event.
+An event that lost its salt is believed to have had a name in it by a signed erasure only (``push.trust.erasures``).
 Events are read in the order of their streams, page by page, so that a million short chains cost as little as one long one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -20,6 +21,7 @@ from cloudpush.audit.findings import Report
 from cloudpush.audit.retired import Retirement
 from cloudpush.push.states import Event
 from cloudpush.push.trust.chain import content_hash, event_hash, event_hash_2, genesis
+from cloudpush.push.trust.erasures import Erased, read_erasure
 
 PAGE = 5_000
 #: Parts whose file rows are hashed in one statement.
@@ -28,8 +30,22 @@ PARTS = 200
 Row = Any
 
 
-def verify_chains(c: sa.Connection, report: Report, stream: UUID | None, retirement: Retirement) -> None:
-    """Check one chain, or all. Where a dropped month had a chain's beginning, it begins after that month's last event."""
+Signed = Callable[[bytes, bytes], bool]
+
+
+def verify_chains(
+    c: sa.Connection,
+    report: Report,
+    stream: UUID | None,
+    retirement: Retirement,
+    signed: Signed | None,
+    *,
+    with_files: bool = True,
+) -> None:
+    """Check one chain, or all. Where a dropped month had a chain's beginning, it begins after that month's last event.
+
+    ``signed``: (signature, text) → whether an audit key made it; None: erasures are believed without, and the report says so.
+    """
     parts = _Parts(c, report)
     groups = groupby(_events(c, stream), key=lambda row: row.stream)
     ahead = next(groups, None)
@@ -37,30 +53,32 @@ def verify_chains(c: sa.Connection, report: Report, stream: UUID | None, retirem
         while ahead is not None and ahead[0] < name:
             ahead = next(groups, None)  # events without a head: told elsewhere
         report.streams += 1
-        walk = (
-            _Chain(report, name, genesis(name)) if cut_seq is None else _Chain(report, name, bytes(cut_hash), cut_seq)
-        )
+        link, begun = (genesis(name), 0) if cut_seq is None else (bytes(cut_hash), cut_seq)
+        walk = Chain(report, name, link, begun, signed)
         if ahead is not None and ahead[0] == name:
             for row in ahead[1]:
                 walk.add(row)
-                if row.kind == Event.PART_FINISHED and not retirement.has_files_of(name):
+                if with_files and row.kind == Event.PART_FINISHED and not retirement.has_files_of(name):
                     parts.add(row)
             ahead = next(groups, None)
         walk.end(seq, bytes(head))
         parts.check(at_least=PARTS)
     parts.check()
+    if report.pseudonymised and signed is None:
+        report.unchecked.append("the signatures of erasures: no public key is at hand")
 
 
 @dataclass(slots=True)
-class _Chain:
-    """One chain as far as it was read."""
+class Chain:
+    """One chain as far as it was read. ``signed``: see :func:`verify_chains`."""
 
     report: Report
     stream: UUID
     link: bytes
     seq: int = 0
-    _replaced: dict[int, tuple[str, str]] = field(default_factory=dict)  # number → (kind, digest of what is there now)
-    _told: dict[int, str] = field(default_factory=dict)  # number → digest, as events about pseudonyms say
+    signed: Signed | None = None
+    _replaced: dict[int, tuple[str, Erased]] = field(default_factory=dict)  # number → kind, and what is there now
+    _told: dict[int, Erased] = field(default_factory=dict)  # number → what signed erasures say
 
     def add(self, row: Row) -> None:
         """Check one event, the next of its stream."""
@@ -75,7 +93,7 @@ class _Chain:
         if not self._is_itself(row):
             self.report.blame(self.stream, row.seq, f"event {row.seq} ({row.kind}) was edited")
         if row.kind == Event.AUDIT_PSEUDONYMISED:
-            self._told.update((seq, digest) for seq, digest in _pseudonymised(row.data) if seq < row.seq)
+            self.hear(row)
         self.link, self.seq = bytes(row.hash), row.seq
 
     def end(self, head_seq: int, head: bytes) -> None:
@@ -83,14 +101,31 @@ class _Chain:
         if (self.seq, self.link) != (head_seq, head):
             what = f"the chain ends at event {self.seq}, but its head says {head_seq}: events were cut off or added"
             self.report.blame(self.stream, self.seq, what)
-        for seq, (kind, digest) in self._replaced.items():
-            if self._told.get(seq) != digest:
+        for seq, (kind, now) in self._replaced.items():
+            if self._told.get(seq) != now:
                 what = f"event {seq} ({kind}) was pseudonymised, but no later event tells by what"
                 self.report.blame(self.stream, seq, what)
 
-    def untold(self) -> int:
-        """How many events were replaced by what no later one of those that were added tells."""
-        return sum(self._told.get(seq) != digest for seq, (_, digest) in self._replaced.items())
+    def untold(self) -> list[Erased]:
+        """Events that were replaced by what no later one of those that were added tells."""
+        return [now for seq, (_, now) in self._replaced.items() if self._told.get(seq) != now]
+
+    def hear(self, row: Row) -> None:
+        """What an event tells to have been replaced before it, if it is signed."""
+        try:
+            found = read_erasure(row.stream, row.data)
+            if found is None:
+                return
+            erasure, signature = found
+            told = {event.seq: event for event in erasure.events if event.seq < row.seq}
+            authentic = self.signed is None or self.signed(signature, erasure.to_sign())
+        except ValueError:
+            authentic = False
+        if authentic:
+            self._told.update(told)
+        else:
+            what = f"event {row.seq} ({row.kind}) tells of an erasure that the audit key did not sign"
+            self.report.blame(self.stream, row.seq, what)
 
     def _is_itself(self, row: Row) -> bool:
         """Whether its own hash is that of its fields; what was pseudonymised is noted, to be told of by a later event."""
@@ -112,17 +147,8 @@ class _Chain:
     def _note(self, row: Row, told: bytes) -> bool:
         """``told``: what a later event must have as the digest of what took the place of the name."""
         self.report.pseudonymised += 1
-        self._replaced[row.seq] = row.kind, told.hex()
+        self._replaced[row.seq] = row.kind, Erased(row.seq, bytes(row.hash), told)
         return bool(row.kind != Event.AUDIT_PSEUDONYMISED)
-
-
-def _pseudonymised(data: str) -> Iterator[tuple[int, str]]:
-    """(number, digest) of each event that this event's data tells to have been replaced; nonsense tells of none."""
-    try:
-        for told in json.loads(data)["events"]:
-            yield int(told["seq"]), str(told["sha256"])
-    except (ValueError, KeyError, TypeError):
-        return
 
 
 class _Parts:
@@ -131,12 +157,12 @@ class _Parts:
     def __init__(self, c: sa.Connection, report: Report) -> None:
         self._c = c
         self._report = report
-        self._ends: list[_End] = []
+        self._ends: list[PartEnd] = []
 
     def add(self, row: Row) -> None:
         """``row``: the event of a part's end."""
         try:
-            self._ends.append(_End.of(row))
+            self._ends.append(PartEnd.of(row))
         except (ValueError, KeyError, TypeError):
             self._report.blame(
                 row.stream, row.seq, f"event {row.seq} ({row.kind}) does not tell which files it is about"
@@ -161,7 +187,7 @@ class _Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class _End:
+class PartEnd:
     """What the event of a part's end says: which file rows it is about, and their digest, hex."""
 
     stream: UUID
@@ -172,7 +198,7 @@ class _End:
     digest: str
 
     @classmethod
-    def of(cls, row: Row) -> _End:
+    def of(cls, row: Row) -> PartEnd:
         """Raises ValueError, KeyError, TypeError for nonsense."""
         data = json.loads(row.data)
         first, last = int(data["first"]), int(data["last"])

@@ -219,10 +219,11 @@ ENDED = sa.text("""
     WHERE (CAST(:push AS uuid) IS NULL OR p.id = :push) AND (p.finished_at IS NOT NULL OR e.kind IS NOT NULL)
 """)
 
-# One that was taken back, because a name in it was replaced, is issued anew, unless its files are archived.
+# One that was taken back, because a name in it was replaced, is issued anew, unless its files are archived. The erasure says
+# which; whether it is signed is a matter of the chain.
 RECEIPTS = sa.text("""
     WITH told AS (
-        SELECT DISTINCT ON (e.stream) e.stream, e.at, e.data->>'statement_sha256' AS digest FROM event e
+        SELECT DISTINCT ON (e.stream) e.stream, e.seq, e.data->>'statement_sha256' AS digest FROM event e
         WHERE e.kind = 'push.receipt_issued' AND (CAST(:push AS uuid) IS NULL OR e.stream = :push)
         ORDER BY e.stream, e.seq DESC
     ), kept AS (
@@ -237,6 +238,7 @@ RECEIPTS = sa.text("""
     WHERE told.digest IS DISTINCT FROM kept.digest
         AND NOT (told.stream IS NULL AND coalesce(kept.issued_at < :until, false))
         AND NOT (kept.push_id IS NULL AND EXISTS (
-            SELECT FROM event p WHERE p.kind = 'audit.pseudonymised' AND p.at > told.at))
+            SELECT FROM event p WHERE p.stream = told.stream AND p.kind = 'audit.pseudonymised' AND p.seq > told.seq
+                AND p.data->>'receipt' = told.digest))
     ORDER BY 1
 """)

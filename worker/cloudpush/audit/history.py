@@ -19,7 +19,7 @@ from cloudpush.audit.findings import Report, Witness
 from cloudpush.audit.integrity import verify
 from cloudpush.audit.listings import LedgerFilter
 from cloudpush.audit.pages import Cursor, Page, newest
-from cloudpush.audit.retired import archive_of
+from cloudpush.audit.retired import archive_of, pseudonyms, put_away
 from cloudpush.audit.rows import shown
 from cloudpush.audit.tables import credential, event, file, part, push, renewal
 from cloudpush.audit.trust_tables import checkpoint, inspection
@@ -215,7 +215,8 @@ class History:
     def integrity(self) -> Row:
         """``inspection``: the last one, None before the first. ``checkpoint``: the newest. ``unsealed``: events since.
 
-        ``unsealed`` is counted up to ``UNSEALED``, and ``unsealed_more`` says that there are more.
+        ``unsealed`` is counted up to ``UNSEALED``, and ``unsealed_more`` says that there are more. ``months``: those that were
+        archived or dropped; ``pseudonyms``: how many people's names were replaced.
         """
         with transaction(self._engine) as c:
             last = c.execute(sa.select(inspection).order_by(inspection.c.id.desc()).limit(1)).mappings().one_or_none()
@@ -225,11 +226,14 @@ class History:
             unsealed = c.execute(
                 sa.select(sa.func.count()).select_from(later.limit(UNSEALED + 1).subquery())
             ).scalar_one()
+            months, replaced = put_away(c), pseudonyms(c)
         return {
             "inspection": shown(last) if last else None,
             "checkpoint": shown(sealed) if sealed else None,
             "unsealed": min(unsealed, UNSEALED),
             "unsealed_more": unsealed > UNSEALED,
+            "months": months,
+            "pseudonyms": replaced,
         }
 
     def verify(self, push_id: UUID, witness: Witness | None = None) -> Report:

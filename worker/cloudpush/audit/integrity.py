@@ -28,12 +28,12 @@ def verify(engine: sa.Engine, push_id: UUID | None = None, witness: Witness | No
 
     Without a ``witness`` neither signatures nor Vault's anchor are looked at, and the report says so.
     """
-    report = Report()
+    report, witness = Report(), witness or Witness()
     # One snapshot: what is appended while we read is not half seen.
     with transaction(engine.execution_options(isolation_level="REPEATABLE READ")) as c:
         c.execute(sa.text("SET LOCAL statement_timeout = 0"))  # a long history may take its time
         retirement = verify_retired(c, report, push_id)
-        verify_chains(c, report, push_id, retirement)
+        verify_chains(c, report, push_id, retirement, witness.signed)
         verify_rows(c, report, push_id, retirement)
-        verify_seals(c, report, push_id, witness or Witness(), retirement)
+        verify_seals(c, report, push_id, witness, retirement)
     return report

@@ -7,6 +7,7 @@ everything as it was.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -14,10 +15,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cloudpush.audit.archive_check import Checked, stored
+from cloudpush.audit.archive_check import Checked, compare_with_record, stored
 from cloudpush.audit.archive_tables import TABLES, batches, counted, same
 from cloudpush.audit.database import append_event, transaction
-from cloudpush.audit.retired import RETENTION_STREAM, RETIRED, bound, cuts_digest, first_of, following, told_of
+from cloudpush.audit.retired import (
+    RETENTION_STREAM,
+    RETIRED,
+    bound,
+    cuts_digest,
+    first_of,
+    following,
+    put_away,
+    told_of,
+)
 from cloudpush.errors import Code, InputError
 from cloudpush.push.states import Event
 
@@ -29,7 +39,10 @@ LOCK_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month of the record. ``sealed``: wholly, by checkpoints. ``archived``: SHA-256 of its newest archive's manifest."""
+    """A month of the record. ``sealed``: wholly, by checkpoints. ``archived``: SHA-256 of its newest archive's manifest.
+
+    By whom and when it was archived and dropped, as far as events tell that are in no archive.
+    """
 
     month: date
     events: int
@@ -39,6 +52,10 @@ class Month:
     archived: str | None
     dropped: bool
     due: bool
+    archived_at: datetime | None = None
+    archived_by: str | None = None
+    dropped_at: datetime | None = None
+    dropped_by: str | None = None
 
 
 def read_month(text: str) -> date:
@@ -53,28 +70,41 @@ def months(engine: sa.Engine, keep: int) -> list[Month]:
     """Every month that has something, or had, oldest first. ``keep``: months that stay besides the present one; 0: all."""
     with transaction(engine) as c:
         c.execute(sa.text("SET LOCAL statement_timeout = 0"))
-        asked = {"stream": RETENTION_STREAM, "kind": Event.AUDIT_ARCHIVED.value}
-        archived = {row.month: row.sha256 for row in c.execute(ARCHIVED, asked)}
-        gone = {row.month: row for row in c.execute(RETIRED)}
+        away = {row["month"]: row for row in put_away(c)}
         state = c.execute(STATE).one()
         found = {row.month: row for row in c.execute(MONTHS)}
         counts = {month: counted(c, month) for month in found}
-    made = [_dropped(row) for row in gone.values()]
+    made = [_dropped(row) for row in away.values() if row["dropped_at"] is not None]
+    gone = {month.month for month in made}
     for month, row in found.items():
         count = counts[month]
         if month in gone or not (count["events"] or count["files"]):
             continue
         past = (state.now.year - month.year) * 12 + state.now.month - month.month
         sealed = (count["last_id"] or 0) <= state.sealed
-        name = archived.get(f"{month:%Y-%m}")
+        told = away.get(f"{month:%Y-%m}", {})
         due = bool(keep) and past > keep
-        made.append(Month(month, count["events"], count["files"], row.size, sealed, name, dropped=False, due=due))
+        made.append(
+            Month(
+                month,
+                count["events"],
+                count["files"],
+                row.size,
+                sealed,
+                told.get("archive_sha256"),
+                dropped=False,
+                due=due,
+                archived_at=told.get("archived_at"),
+                archived_by=told.get("archived_by"),
+            )
+        )
     return sorted(made, key=lambda m: m.month)
 
 
-def _dropped(row: Any) -> Month:
-    sha256 = bytes(row.archive_sha256).hex()
-    return Month(row.month, row.events, row.files, 0, sealed=True, archived=sha256, dropped=True, due=False)
+def _dropped(row: Mapping[str, Any]) -> Month:
+    who = {name: row[name] for name in ("archived_at", "archived_by", "dropped_at", "dropped_by")}
+    month, archived = read_month(row["month"]), row["archive_sha256"]
+    return Month(month, row["events"], row["files"], 0, sealed=True, archived=archived, dropped=True, due=False, **who)
 
 
 def drop(owner: sa.Engine, month: date, place: Path, checked: Checked, actor: str) -> None:
@@ -95,6 +125,8 @@ def drop(owner: sa.Engine, month: date, place: Path, checked: Checked, actor: st
         c.execute(sa.text("SET LOCAL statement_timeout = 0"))
         c.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": RETENTION_LOCK})
         _refuse(c, asked)
+        compare_with_record(c, checked)
+        _refuse_archive(checked, month)
         for table in TABLES[:2]:  # pushes stay
             if not same(batches(c, table, month), stored(place, table.name)):
                 raise _refusal(
@@ -174,11 +206,6 @@ MONTHS = sa.text(r"""
         WHERE tableoid = (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'event'::regclass
             AND inhrelid::regclass::text ~ '_default$')
     ) AS each GROUP BY month ORDER BY month
-""")
-
-ARCHIVED = sa.text("""
-    SELECT data->>'month' AS month, data->>'archive_sha256' AS sha256 FROM event
-    WHERE stream = :stream AND kind = :kind ORDER BY seq
 """)
 
 STATE = sa.text("SELECT now() AS now, coalesce((SELECT max(last_id) FROM checkpoint), 0) AS sealed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -24,6 +25,14 @@ ACTOR = "notary"
 PAGE = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A receipt that is about to be read. ``tag``: tells its bytes from others'. ``chunks``: of some MB at most."""
+
+    tag: str
+    chunks: Iterator[bytes]
+
+
 class Receipts:
     """``push.trust.issuing.ReceiptStore``, and what readers get. Thread-safe."""
 
@@ -33,9 +42,13 @@ class Receipts:
     # -- reading -------------------------------------------------------------------------------
 
     def stream(self, push_id: UUID, owner: str | None = None) -> Iterator[bytes]:
-        """The push's receipt as one document, in chunks of some MB at most.
+        """The push's receipt as one document. Raises as :meth:`open`."""
+        return self.open(push_id, owner).chunks
 
-        Raises at once InputError UNKNOWN_PUSH, NOT_OWNER (with ``owner``, who alone may have it), RECEIPT_PENDING.
+    def open(self, push_id: UUID, owner: str | None = None) -> Opened:
+        """The push's receipt.
+
+        Raises InputError UNKNOWN_PUSH, NOT_OWNER (with ``owner``, who alone may have it), RECEIPT_PENDING.
         """
         with self._read() as c:
             row = c.execute(ISSUED, {"id": push_id}).one_or_none()
@@ -54,7 +67,9 @@ class Receipts:
         # Without the rows of its files, which were archived, it says that they are left out.
         gone = first is None and stated["files"]["count"] > 0
         lines = None if gone else _again(first, chunks)
-        return document(row.statement.encode(), stated["kid"], bytes(row.signature), lines)
+        statement, signature = row.statement.encode(), bytes(row.signature)
+        tag = hashlib.sha256(statement + signature + (b"without its files" if gone else b"")).hexdigest()
+        return Opened(tag, document(statement, stated["kid"], signature, lines))
 
     def issued_at(self, push_id: UUID) -> datetime | None:
         """When the push's receipt was issued; None while there is none."""
@@ -67,7 +82,7 @@ class Receipts:
     def owed(self, limit: int) -> Sequence[Facts]:
         """See the port."""
         with self._read() as c:
-            return [_facts(row) for row in c.execute(OWED, {"limit": limit}).mappings()]
+            return [facts_of(row) for row in c.execute(OWED, {"limit": limit}).mappings()]
 
     def files(self, push_id: UUID) -> Iterator[Page]:
         """See the port. Each page is a transaction of its own: what a push that is over has does not change."""
@@ -138,7 +153,8 @@ def _told(issue: Issue) -> dict[str, object]:
     return {"statement_sha256": hashlib.sha256(issue.statement).hexdigest(), **issue.told}
 
 
-def _facts(row: sa.RowMapping) -> Facts:
+def facts_of(row: sa.RowMapping) -> Facts:
+    """A row of ``FACTS`` or ``OWED``."""
     return Facts(
         push=dict(row),
         credential={
@@ -160,14 +176,18 @@ ISSUED = sa.text("""
     FROM push p LEFT JOIN receipt r ON r.push_id = p.id WHERE p.id = :id
 """)
 
-OWED = sa.text("""
+_FACTS = """
     SELECT p.*, k.owner AS credential_owner, k.endpoint AS credential_endpoint, g.credential_id AS grant_id, g.provider,
         ARRAY(SELECT n.credential_id::text FROM renewal n WHERE n.push_id = p.id ORDER BY n.number) AS renewals,
         c.seq AS chain_seq, c.hash AS chain_hash,
         (SELECT e.data->'software' FROM event e WHERE e.stream = p.id AND e.kind IN ('push.claimed', 'part.claimed')
             ORDER BY e.seq DESC LIMIT 1) AS software
-    FROM receipt r JOIN push p ON p.id = r.push_id JOIN credential k ON k.id = p.credential_id
-        JOIN chain c ON c.stream = p.id LEFT JOIN oauth_grant g ON g.credential_id = p.credential_id
+    FROM push p JOIN credential k ON k.id = p.credential_id JOIN chain c ON c.stream = p.id
+        LEFT JOIN oauth_grant g ON g.credential_id = p.credential_id
+"""
+FACTS = sa.text(f"{_FACTS} WHERE p.id = :id")
+OWED = sa.text(f"""
+    {_FACTS} JOIN receipt r ON r.push_id = p.id
     WHERE r.statement IS NULL AND p.finished_at IS NOT NULL
     ORDER BY r.since, r.push_id LIMIT :limit
 """)

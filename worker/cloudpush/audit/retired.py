@@ -145,6 +145,47 @@ def cuts_of(c: sa.Connection, streams: Iterable[bytes], retirement: Retirement) 
     return found
 
 
+def put_away(c: sa.Connection) -> list[dict[str, Any]]:
+    """Months that were archived or dropped, oldest first: by whom, when, by which archive, how many rows.
+
+    ``month`` is ``2026-01``; ``dropped_at`` is None while it is there. Who did it is None where the event that told so lies
+    in an archive itself.
+    """
+    asked = {"stream": RETENTION_STREAM, "archived": Event.AUDIT_ARCHIVED.value, "dropped": Event.AUDIT_DROPPED.value}
+    return [dict(row) for row in c.execute(PUT_AWAY, asked).mappings()]
+
+
+def pseudonyms(c: sa.Connection) -> int:
+    """How many people's names were replaced, as far as the events that tell of it as a whole are not in archives."""
+    asked = {"stream": RETENTION_STREAM, "kind": Event.AUDIT_PSEUDONYMISED.value}
+    return int(c.execute(PSEUDONYMS, asked).scalar_one())
+
+
+# A month that is there: its newest archive. One that was dropped: the archive that it was dropped by.
+PUT_AWAY = sa.text(
+    """
+    WITH told AS (
+        SELECT seq, at, actor, kind, data->>'month' AS month, (data->>'events')::bigint AS events,
+            (data->>'files')::bigint AS files, data->>'archive_sha256' AS sha256
+        FROM event WHERE stream = :stream AND kind IN (:archived, :dropped)
+    ), gone AS (
+        SELECT to_char(month, 'YYYY-MM') AS month, dropped_at, events, files, encode(archive_sha256, 'hex') AS sha256
+        FROM retired
+    ), archived AS (
+        SELECT DISTINCT ON (t.month) t.* FROM told t LEFT JOIN gone g ON g.month = t.month
+        WHERE t.kind = :archived AND (g.sha256 IS NULL OR g.sha256 = t.sha256) ORDER BY t.month, t.seq DESC
+    )
+    SELECT month, coalesce(g.events, a.events) AS events, coalesce(g.files, a.files) AS files,
+        coalesce(g.sha256, a.sha256) AS archive_sha256, a.at AS archived_at, a.actor AS archived_by, g.dropped_at,
+        (SELECT d.actor FROM told d WHERE d.kind = :dropped AND d.month = g.month ORDER BY d.seq LIMIT 1) AS dropped_by
+    FROM gone g FULL JOIN archived a USING (month) ORDER BY month
+""".replace("::", "\\:\\:")
+)
+
+PSEUDONYMS = sa.text("""
+    SELECT count(DISTINCT data->>'pseudonym') FROM event WHERE stream = :stream AND kind = :kind
+""")
+
 RETIRED = sa.text("SELECT month, events, files, archive_sha256, cuts_sha256 FROM retired ORDER BY month")
 
 ARCHIVE_OF = sa.text("SELECT month, archive_sha256 FROM retired WHERE month = :month")

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from cloudpush.audit.anchors import compare_anchor, verify_anchor
+from cloudpush.audit.anchors import compare_anchor, compare_saved, verify_anchor, verify_saved
 from cloudpush.audit.findings import Report, Witness
 from cloudpush.audit.retired import Retirement, cuts_of
 from cloudpush.push.trust.checkpoints import Seal, Statement, digest, leaves, signed_text
@@ -43,6 +43,7 @@ def verify_seals(
                 _verify_signature(report, row, witness)
             _verify_leaves(events, row, stream)
         verify_anchor(c, report, witness)
+        verify_saved(c, report, witness)
     if report.newest is not None and witness.signed is None:
         report.unchecked.append("the signatures of checkpoints: no public key is at hand")
     if not witness.asked:
@@ -91,14 +92,11 @@ class _Line:
 
     def end(self) -> None:
         """Compare with what is known from outside, once all were added."""
-        anchor, blame = self._witness.anchor, self._report.blame
+        anchor = self._witness.anchor
         there = self._known[anchor.number] if anchor is not None else ""
         compare_anchor(self._report, self._witness, self._number, there)
         for number, sha256 in self._witness.saved:
-            if not self._known[number]:
-                blame(None, None, f"checkpoint {number}, of which there is a copy, is gone")
-            elif self._known[number] != sha256:
-                blame(None, None, f"checkpoint {number} is not the one of which there is a copy")
+            compare_saved(self._report, number, sha256, self._known[number])
 
 
 def _statement(report: Report, row: Row) -> Statement | None:

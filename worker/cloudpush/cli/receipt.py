@@ -6,15 +6,17 @@ import hashlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.text import Text
 
-from cloudpush.cli.context import console, parse_push_id, print_json, size, visible
+from cloudpush.cli import trust
+from cloudpush.cli.context import console, parse_push_id, print_json, services, size, visible
 from cloudpush.cli.desk import desk
 from cloudpush.cli.exits import Exit
 from cloudpush.credentials.ed25519 import jwk_of, pem_of, read_public_key
@@ -111,6 +113,52 @@ def verify(
         raise typer.Exit(Exit.UNSOUND)
 
 
+def verify_with_record(
+    file: Path, key_file: Path | None, saved: Sequence[trust.Saved], *, offline: bool, as_json: bool
+) -> None:
+    """``cloudpush audit verify --receipt``: by the key, and against the record."""
+    from cloudpush.audit.findings import Report  # noqa: PLC0415 -- not for every command to load
+    from cloudpush.audit.receipt_check import verify_receipt  # noqa: PLC0415 -- likewise
+    from cloudpush.wiring import audit_keys  # noqa: PLC0415 -- likewise
+
+    if offline and key_file is None:
+        raise InputError(Code.BAD_INPUT, "a receipt is checked by the public key: give --key.", field="key")
+    placed, wrong = None, None
+    with services() as built, ExitStack() as closing:
+        witness, trouble = trust.outside_witness(built.settings, key_file, closing, offline=offline)
+        witness = replace(witness, saved=tuple((number, sha256) for number, sha256, _, _ in saved))
+        if key_file is not None:
+            trusted = {key.kid: key.raw for key in read_public_key(_read(key_file, "key"))}
+        else:
+            trusted = {key.kid: key.raw for key in audit_keys(built.settings)}
+
+        def read(on_file: Callable[[Mapping[str, Any]], None]) -> Proved:
+            with _file(file) as source:
+                return check_receipt(source, trusted, verify_signature, on_file)
+
+        try:
+            proved = read(lambda _: None)
+        except InputError as e:
+            if e.code is not Code.RECEIPT_INVALID:
+                raise
+            report, wrong = Report(), e.message
+            report.blame(None, None, e.message)
+        else:
+            report, placed = verify_receipt(built.database, proved, read, witness)
+        trust.blame_saved(report, saved, witness)
+    report.unchecked.extend([trouble] if trouble else [])
+    told = {"valid": wrong is None, **(asdict(placed) if placed else {})}
+    trust.tell(report, as_json=as_json, more={"receipt": told})
+    if placed and not as_json:
+        sealed = f", sealed by checkpoint {placed.sealed_by}" if placed.sealed_by else ""
+        issued = f"event {placed.issued} tells of it" if placed.issued else "no event at hand tells of it"
+        files = {"same": "its files are the record's", "differ": "its files are not the record's"}
+        tail = files.get(placed.files, "its files were not compared")
+        console().print(f"receipt of push {placed.push}: made after event {placed.after}{sealed}; {issued}; {tail}")
+    if not report.sound:
+        raise typer.Exit(Exit.UNSOUND)
+
+
 class Local:
     """Files of this machine, compared with those of a receipt as it is read."""
 
@@ -193,6 +241,13 @@ def _open(file: Path) -> Iterator[BinaryIO]:
     if str(file) == "-":
         yield sys.stdin.buffer
         return
+    with _file(file) as source:
+        yield source
+
+
+@contextmanager
+def _file(file: Path) -> Iterator[BinaryIO]:
+    """A receipt's file. Raises InputError where it cannot be read."""
     try:
         source = file.open("rb")
     except OSError as e:

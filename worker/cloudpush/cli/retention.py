@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from cloudpush.cli import trust
-from cloudpush.cli.context import console, os_user, print_json, services, size, warn
+from cloudpush.cli.context import console, os_user, print_json, services, size, warn, when
 from cloudpush.cli.exits import Exit
 from cloudpush.errors import Code, InputError
 
@@ -36,7 +38,7 @@ def add_to(app: typer.Typer) -> None:
 def months(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """List the months of the record: rows, size, whether sealed, archived, dropped, due by CLOUDPUSH_KEEP_MONTHS."""
+    """List the months of the record: rows, size, whether sealed; archived and dropped by whom; due by CLOUDPUSH_KEEP_MONTHS."""
     from cloudpush.audit.months import months as find_months  # noqa: PLC0415 -- not for every command to load
 
     with services() as built:
@@ -44,15 +46,24 @@ def months(
     if as_json:
         print_json({"months": [_plain(month) for month in found]})
         return
-    table = Table("month", "events", "files", "size", "sealed", "archived", "")
+    table = Table("month", "events", "files", "size", "sealed", "archive", "archived (UTC)", "dropped (UTC)", "")
     for month in found:
-        state = "dropped" if month.dropped else "due" if month.due else ""
-        name = (month.archived or "")[:16]
-        sealed = "yes" if month.sealed else "no"
         table.add_row(
-            f"{month.month:%Y-%m}", str(month.events), str(month.files), size(month.size), sealed, name, state
+            f"{month.month:%Y-%m}",
+            str(month.events),
+            str(month.files),
+            size(month.size),
+            "yes" if month.sealed else "no",
+            (month.archived or "")[:16],
+            _by(month.archived_at, month.archived_by),
+            _by(month.dropped_at, month.dropped_by),
+            "dropped" if month.dropped else "due" if month.due else "",
         )
     console().print(table)
+
+
+def _by(at: datetime | None, who: str | None) -> Text:
+    return Text(f"{when(at)} by {who}" if at and who else when(at) if at else "")
 
 
 def archive(
@@ -83,10 +94,7 @@ def drop(
     key_file: KeyFile = None,
 ) -> None:
     """Take an archived month's events and file rows out of the database, as the owner of its tables."""
-    from cloudpush.audit.archive_check import (  # noqa: PLC0415 -- not for every command to load
-        check_archive,
-        compare_with_record,
-    )
+    from cloudpush.audit.archive_check import check_archive  # noqa: PLC0415 -- not for every command to load
     from cloudpush.audit.months import drop as drop_month  # noqa: PLC0415 -- likewise
     from cloudpush.audit.months import read_month  # noqa: PLC0415 -- likewise
 
@@ -97,8 +105,6 @@ def drop(
         if trouble and key_file is None:
             raise InputError(Code.BAD_INPUT, f"its archive cannot be checked: {trouble}", field="key")
         with _owner(built.settings) as owner:
-            with owner.connect() as c:
-                compare_with_record(c, checked)
             drop_month(owner, wanted, archive, checked, os_user())
     manifest = checked.manifest
     console().print(
@@ -145,19 +151,22 @@ def pseudonymise(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be changed; change nothing.")] = False,
 ) -> None:
     """Replace a person's name wherever the record has it, without breaking a chain; as the owner of its tables."""
-    from cloudpush.audit.pseudonyms import Pseudonyms, remains  # noqa: PLC0415 -- not for every command to load
+    from cloudpush.audit.names import Names, refuse, remains  # noqa: PLC0415 -- not for every command to load
+    from cloudpush.audit.pseudonyms import Pseudonyms  # noqa: PLC0415 -- likewise
+    from cloudpush.wiring.trust import make_erasing  # noqa: PLC0415 -- likewise
 
-    with services() as built, _owner(built.settings) as owner:
-        work = Pseudonyms(owner, name, also or (), pseudonym)
+    names = Names(name, also or (), pseudonym)
+    with services() as built, _owner(built.settings) as owner, ExitStack() as closing:
         if dry_run:
-            for where, count in sorted(remains(owner, work.names).items()):
+            for where, count in sorted(remains(owner, names).items()):
                 console().print(f"{where}: {count} rows", markup=False)
-            work.refuse()
+        refuse(owner, names)
+        if dry_run:
             return
-        work.refuse()
-        typer.echo(f"{work.pseudonym} takes the name's place; if this is interrupted, go on with it.", err=True)
-        done = work.run()
-        left = remains(owner, work.names)
+        signer, signed = make_erasing(built.settings, closing)
+        typer.echo(f"{names.pseudonym} takes the name's place; if this is interrupted, go on with it.", err=True)
+        done = Pseudonyms(owner, names, signer, signed).run()
+        left = remains(owner, names)
     console().print(f"changed: {', '.join(f'{count} {what}' for what, count in done.items()) or 'nothing'}")
     for where, count in sorted(left.items()):
         warn(f"{where}: {count} rows have it still, within a longer word or a path.")
@@ -188,4 +197,8 @@ def _plain(month: Any) -> dict[str, Any]:
         "archived": month.archived,
         "dropped": month.dropped,
         "due": month.due,
+        "archived_at": month.archived_at,
+        "archived_by": month.archived_by,
+        "dropped_at": month.dropped_at,
+        "dropped_by": month.dropped_by,
     }

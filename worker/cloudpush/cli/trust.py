@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from contextlib import closing as closed
 from dataclasses import replace
@@ -18,13 +18,14 @@ from rich.table import Column, Table
 from cloudpush.cli.context import console, parse_push_id, print_json, services, when
 from cloudpush.cli.exits import Exit
 from cloudpush.errors import Code, InputError, VaultError
-from cloudpush.push.trust.canonical import canonical, read_canonical
-from cloudpush.push.trust.checkpoints import digest
+from cloudpush.push.trust.checkpoints import digest, document, read_document, signed_text
 
 if TYPE_CHECKING:
     from cloudpush.audit.findings import Report, Witness
     from cloudpush.settings import Settings
 
+#: A saved checkpoint: number, SHA-256 of its statement, signature, and what that is over.
+Saved = tuple[int, str, bytes, bytes]
 #: How long `audit seal` waits for older transactions to be over.
 SEAL_SECONDS = 10.0
 #: A checkpoint's file is small: what is longer is another file.
@@ -54,9 +55,22 @@ def verify(
         Path | None,
         typer.Option(metavar="DIR", help="An archived month, instead of the record; with --key nothing else is read."),
     ] = None,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A receipt: check it, its push, and whether the record still says the same."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Recompute chains, file digests and checkpoints; exit code 8 if something is not as it was written."""
+    if sum(given is not None for given in (push_id, archive, receipt)) > 1:
+        raise InputError(Code.BAD_INPUT, "give one of PUSH, --archive and --receipt.", field="receipt")
+    if receipt is not None:
+        from cloudpush.cli.receipt import verify_with_record  # noqa: PLC0415 -- it knows this module
+
+        verify_with_record(
+            receipt, key_file, [_saved(path) for path in anchors or ()], offline=offline, as_json=as_json
+        )
+        return
     if archive is not None:
         from cloudpush.cli.retention import verify_archive  # noqa: PLC0415 -- it knows this module
 
@@ -70,23 +84,28 @@ def verify(
         witness, trouble = outside_witness(built.settings, key_file, closing, offline=offline)
         witness = replace(witness, saved=tuple((number, sha256) for number, sha256, _, _ in saved))
         report = verify_record(built.database, parse_push_id(push_id) if push_id else None, witness)
+        blame_saved(report, saved, witness)
     if push_id and not report.streams:
         raise InputError(Code.UNKNOWN_PUSH, f"push {push_id} is not known.", field="push")
-    for number, _, signature, text in saved:
-        if witness.signed is not None and not witness.signed(signature, text):
-            report.blame(None, None, f"the saved checkpoint {number} is not signed by the audit key")
     report.unchecked.extend([trouble] if trouble else [])
     tell(report, as_json=as_json)
     if not report.sound:
         raise typer.Exit(Exit.UNSOUND)
 
 
-def tell(report: Report, *, as_json: bool) -> None:
-    """Print what was found."""
+def blame_saved(report: Report, saved: Sequence[Saved], witness: Witness) -> None:
+    """A saved checkpoint is one only if it is signed."""
+    for number, _, signature, text in saved:
+        if witness.signed is not None and not witness.signed(signature, text):
+            report.blame(None, None, f"the saved checkpoint {number} is not signed by the audit key")
+
+
+def tell(report: Report, *, as_json: bool, more: Mapping[str, Any] | None = None) -> None:
+    """Print what was found. ``more``: what the JSON has besides."""
     from cloudpush.audit.inspections import summary  # noqa: PLC0415 -- not for every command to load
 
     if as_json:
-        print_json(summary(report))
+        print_json(summary(report) | dict(more or {}))
         return
     out = console()
     for fault in report.faults:
@@ -100,8 +119,7 @@ def tell(report: Report, *, as_json: bool) -> None:
         f"{report.sealed} events sealed by {report.checkpoints} checkpoints"
     )
     if report.pseudonymised:
-        # Whoever owns the database can say so of an edit of his own: it must not pass unread.
-        out.print(f"{report.pseudonymised} events had somebody's name replaced: compare with what you have asked for")
+        out.print(f"{report.pseudonymised} events had somebody's name replaced, by command")
     if report.retired_months:
         out.print(
             f"dropped by command, and in archives: {report.retired_events} events and {report.retired_files} file rows "
@@ -177,7 +195,7 @@ def checkpoint(
     if row is None:
         wanted = f"checkpoint {number}" if number is not None else "a checkpoint"
         raise InputError(Code.BAD_INPUT, f"there is no such thing as {wanted} yet.", field="number")
-    text = _document(row)
+    text = document(row["statement"].encode(), bytes(row["signature"]))
     if save is None:
         console().print(text.decode(), markup=False, highlight=False, soft_wrap=True)
         return
@@ -233,22 +251,11 @@ def key(
         typer.echo("".join(pem_of(k.raw) for k in keys), nl=False)
 
 
-def _document(row: dict[str, Any]) -> bytes:
-    """A checkpoint as a file: its statement, and the signature over it."""
-    statement = read_canonical(row["statement"].encode())
-    return canonical({"checkpoint": statement, "signature": base64.b64encode(row["signature"]).decode()})
-
-
-def _saved(path: Path) -> tuple[int, str, bytes, bytes]:
+def _saved(path: Path) -> Saved:
     """(number, SHA-256 of its statement, signature, what it is over) of a saved checkpoint. Raises InputError."""
-    from cloudpush.push.trust.checkpoints import Statement, signed_text  # noqa: PLC0415 -- only here
-
     try:
-        value = read_canonical(_read(path, "anchor").rstrip(b"\n"))
-        text = canonical(value["checkpoint"])
-        statement = Statement.read(text)
-        signature = base64.b64decode(value["signature"], validate=True)
-    except (ValueError, KeyError, TypeError) as e:
+        statement, text, signature = read_document(_read(path, "anchor").rstrip(b"\n"))
+    except ValueError as e:
         raise InputError(Code.BAD_INPUT, f"{path} is no saved checkpoint: {e}.", field="anchor") from e
     return statement.number, digest(text), signature, signed_text(text)
 

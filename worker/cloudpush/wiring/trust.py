@@ -41,6 +41,14 @@ def make_sealing(settings: Settings, database: sa.Engine, closing: ExitStack) ->
     return Sealing(CheckpointBook(database), Signer(connection, settings.vault_audit_key), Anchor(connection))
 
 
+def make_erasing(settings: Settings, closing: ExitStack) -> tuple[Signer, Callable[[bytes, bytes], bool]]:
+    """What signs erasures (role ``notary``), and whether an audit key signed something. Raises VaultError."""
+    connection = VaultConnection(settings, "notary")
+    closing.callback(connection.close)
+    signer = Signer(connection, settings.vault_audit_key)
+    return signer, signed_by_keys_of(signer)
+
+
 def make_notary(settings: Settings, database: sa.Engine, closing: ExitStack) -> tuple[Notary, Inspector]:
     """The notary of one sweeper process, and its inspector, each for a thread of its own."""
     connection = VaultConnection(settings, "notary")

@@ -14,6 +14,7 @@ that the record lost, which an operator acknowledged: ``previous`` is then that 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import struct
 from collections.abc import Iterator
@@ -115,6 +116,26 @@ def digest(statement: bytes) -> str:
 def signed_text(statement: bytes) -> bytes:
     """What is signed for a statement."""
     return PREFIX + statement
+
+
+def document(statement: bytes, signature: bytes) -> bytes:
+    """A checkpoint as a file or a line of one: its statement, and the signature over it. Canonical JSON.
+
+    Raises ValueError for what is no canonical JSON.
+    """
+    value = {"checkpoint": read_canonical(statement), "signature": base64.b64encode(signature).decode()}
+    return canonical(value)
+
+
+def read_document(text: bytes) -> tuple[Statement, bytes, bytes]:
+    """A document's statement, the text of it, and the signature. Raises ValueError."""
+    value = read_canonical(text)
+    try:
+        statement = canonical(value["checkpoint"])
+        signature = base64.b64decode(value["signature"], validate=True)
+    except (KeyError, TypeError) as e:
+        raise ValueError("it is no checkpoint with its signature") from e
+    return Statement.read(statement), statement, signature
 
 
 def leaf(event_id: int, stream: bytes, seq: int, event_hash: bytes) -> bytes:

@@ -81,16 +81,21 @@ class Issuing:
         self._software = software
         self._at_once = at_once
         self._key: Key | None = None
+        self._unwritable: set[UUID] = set()  # owed still; tried again by the next process
 
     def once(self) -> int:
         """Issue some receipts that are owed; how many. 0: none is. Raises StoreError, VaultError: all are owed still."""
-        owed = [(facts, self._summary(facts.push["id"])) for facts in self._store.owed(self._at_once)]
-        issues = self._sign(owed) if owed else ()
-        if not issues:
-            return 0
-        issued = self._store.issue(issues)
-        log.info("receipts issued", receipts=issued)
-        return issued
+        while owed := [(facts, self._summary(facts.push["id"])) for facts in self._owed()]:
+            issues = self._sign(owed)
+            if issues:  # else none of these can be written, and younger ones may
+                issued = self._store.issue(issues)
+                log.info("receipts issued", receipts=issued)
+                return issued
+        return 0
+
+    def _owed(self) -> Sequence[Facts]:
+        longest = self._store.owed(self._at_once + len(self._unwritable))
+        return [facts for facts in longest if facts.push["id"] not in self._unwritable][: self._at_once]
 
     def _summary(self, push_id: UUID) -> Mapping[str, Any]:
         summary = Summary()
@@ -134,6 +139,7 @@ class Issuing:
                 )
             except (TypeError, ValueError) as e:
                 log.error("no receipt can be written", push=str(facts.push["id"]), why=str(e))  # noqa: TRY400 -- no traceback is needed
+                self._unwritable.add(facts.push["id"])
                 continue
             yield facts, told, statement
 

@@ -21,12 +21,13 @@ from cloudpush.web.api.auth import Asker
 from cloudpush.web.api.documents import NOT_MODIFIED, problems
 from cloudpush.web.api.listing import which
 from cloudpush.web.api.paging import Cursor, IfNoneMatch, Limit, Paged, Strict, answer, decode, encode, page
+from cloudpush.web.api.reading import LAST_NUMBER
 from cloudpush.web.api.turns import Busy, Hurried, exports, turns_of
 
 if TYPE_CHECKING:
     from cloudpush.wiring import WebServices
 
-Table = Literal["pushes", "files", "events", "credentials", "ledger"]
+Table = Literal["pushes", "files", "parts", "events", "credentials", "ledger", "checkpoints"]
 #: Faults that one answer lists.
 FAULTS = 1_000
 
@@ -62,6 +63,19 @@ class Inspection(BaseModel):
     report: dict[str, Any]
 
 
+class MonthPutAway(BaseModel):
+    """A month of the record that was archived, or dropped."""
+
+    month: Annotated[str, Field(description="Such as 2026-01.")]
+    events: int
+    files: int
+    archive_sha256: Annotated[str, Field(description="Of the archive's manifest.json, hex.")]
+    archived_at: AwareDatetime | None
+    archived_by: Annotated[str | None, Field(description="Null where the event that told so is in an archive itself.")]
+    dropped_at: Annotated[AwareDatetime | None, Field(description="Null while the month is in the database.")]
+    dropped_by: str | None
+
+
 class Integrity(BaseModel):
     """What is known of the record as a whole."""
 
@@ -69,6 +83,8 @@ class Integrity(BaseModel):
     checkpoint: Annotated[Checkpoint | None, Field(description="The newest one; null before the first.")]
     unsealed: Annotated[int, Field(description="Events since the newest checkpoint.")]
     unsealed_more: Annotated[bool, Field(description="There are more: counting ended there.")]
+    months: Annotated[list[MonthPutAway], Field(description="Those that were archived or dropped, oldest first.")]
+    pseudonyms: Annotated[int, Field(description="People whose names were replaced.")]
 
 
 class Verify(Strict):
@@ -206,8 +222,9 @@ def checkpoints(request: Request, asked_by: Asker, limit: Limit = 50, cursor: Cu
     """A page."""
     asked_by.need(Right.READ_ALL)
     services: WebServices = request.app.state.services
-    before = decode(cursor, int)
-    rows = services.history.checkpoints(limit=limit + 1, before=before[0] if before else None)
+    given = decode(cursor, int)
+    before = max(0, min(given[0], LAST_NUMBER)) if given else None
+    rows = services.history.checkpoints(limit=limit + 1, before=before)
     rest = encode(rows[limit - 1]["number"]) if len(rows) > limit else None
     return page(request, rows[:limit], rest)
 

@@ -9,7 +9,8 @@ from starlette.responses import Response, StreamingResponse
 
 from cloudpush.push.trust.receipts import MEDIA_TYPE
 from cloudpush.web.api.auth import Asker
-from cloudpush.web.api.documents import problems
+from cloudpush.web.api.documents import NOT_MODIFIED, problems
+from cloudpush.web.api.paging import IfNoneMatch, known
 
 
 def router() -> APIRouter:
@@ -22,11 +23,16 @@ def router() -> APIRouter:
         summary="The signed receipt of a push that is over",
         description="Its bytes are fixed: keep them as they are. `cloudpush receipt verify` checks them offline.",
         response_class=Response,
-        responses={200: {"content": {MEDIA_TYPE: {}}, "description": "The receipt."}, **problems(404)},
+        responses={200: {"content": {MEDIA_TYPE: {}}, "description": "The receipt."}, **NOT_MODIFIED, **problems(404)},
+        openapi_extra=IfNoneMatch,
     )
     def receipt(request: Request, push_id: UUID, asked_by: Asker) -> Response:
-        chunks = request.app.state.services.receipts.stream(push_id, asked_by.sees)
-        return StreamingResponse(chunks, headers=headers(push_id), media_type=MEDIA_TYPE)
+        found = request.app.state.services.receipts.open(push_id, asked_by.sees)
+        tag = f'"{found.tag}"'
+        sent = {**headers(push_id), "etag": tag}
+        if known(request, tag):
+            return Response(None, 304, sent)
+        return StreamingResponse(found.chunks, headers=sent, media_type=MEDIA_TYPE)
 
     return made
 

@@ -30,6 +30,7 @@ COUNTED = {
     "parts": "Parts",
     "files": "File rows",
     "checkpoints": "Checkpoints",
+    "pseudonymised": "Events with a pseudonym",
 }
 
 
@@ -75,6 +76,8 @@ class Integrity:
     checkpoints: Sequence[Row]
     unsealed: int
     more: bool  # there are more than were counted
+    months: Sequence[Row]  # archived or dropped, oldest first
+    pseudonyms: int  # people whose names were replaced
 
 
 def pushes(services: WebServices, which: Filter, limit: int, cursor: str) -> Rows:
@@ -151,6 +154,8 @@ def integrity(services: WebServices, checkpoints: int) -> Integrity:
         services.history.checkpoints(limit=checkpoints),
         found["unsealed"],
         found["unsealed_more"],
+        found["months"],
+        found["pseudonyms"],
     )
 
 
