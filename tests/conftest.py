@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+import structlog
 
 import servers
 from cloudpush.settings import Settings
@@ -38,6 +40,21 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
         if name.startswith(("CLOUDPUSH_", "AWS_", "VAULT_", "BAO_", "RCLONE_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("CLOUDPUSH_DATA_DIR", str(tmp_path_factory.getbasetemp() / "no-stack"))
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that a test calls in this process sets logging up for all that follows: undone, where one did."""
+    configure, root = structlog.configure, logging.getLogger()
+    handlers, level, srcfile = root.handlers[:], root.level, logging._srcfile
+    # A logger that remembers how it was set up would do so for ever.
+    monkeypatch.setattr(structlog, "configure", lambda **how: configure(**how | {"cache_logger_on_first_use": False}))
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        root.handlers[:], logging._srcfile = handlers, srcfile
+        root.setLevel(level)
+        logging.raiseExceptions = logging.logThreads = logging.logProcesses = logging.logMultiprocessing = True
 
 
 @pytest.fixture(scope="session")

@@ -37,11 +37,14 @@ TEMPLATE = "cloudpush_template"
 S = TypeVar("S", bound=Service)
 _numbers = itertools.count(1)
 
+#: How the names of tests' own directories begin.
+SCRATCH = "cp-test-"
+
 
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A private directory with a name short enough for sockets; gone afterwards."""
-    path = Path(tempfile.mkdtemp(prefix="cp-test-"))
+    path = Path(tempfile.mkdtemp(prefix=SCRATCH))
     try:
         yield path
     finally:

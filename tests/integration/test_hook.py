@@ -29,7 +29,9 @@ from cloudpush.push.signed.model import Kind, Need
 from cloudpush.transfer.hook import BASE_BYTES, FILE_BYTES, PART_BYTES, HttpHook
 from cloudpush.transfer.hook import _most as most_of
 from cloudpush.transfer.hook import _rows as rows_of
+from cloudpush.transfer.webhook import TRIES
 from fakes_inspector import GoOn
+from names_served import refusing, resolving
 
 SECRET = "canary-secret-0123456789"
 PATH = "/canary-path?token=canary-query"
@@ -370,12 +372,24 @@ def test_name_that_leads_to_a_private_address_is_not_asked(
     pool: Pool, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Judged when it is resolved, each time."""
-    answers = [(2, 1, 6, "", ("127.0.0.1", 443))]
-    monkeypatch.setattr("cloudpush.push.guard.socket.getaddrinfo", lambda *_, **__: answers)
+    resolving(monkeypatch, "127.0.0.1")
 
     error = refusal(hook_of(pool, pipeline), pipeline.fields | {"url": "https://public.example.org/canary"})
 
     assert (error.code, pipeline.questions) == (Code.ENDPOINT_FORBIDDEN, [])
+
+
+def test_address_that_was_judged_is_connected_to_at_every_try(
+    pool: Pool, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that leads inside the second time (DNS rebinding) is not asked a second time."""
+    asked = resolving(monkeypatch, "8.8.8.8", "127.0.0.1", "127.0.0.1", "127.0.0.1")
+    connected = refusing(monkeypatch)
+
+    error = refusal(hook_of(pool, pipeline), pipeline.fields | {"url": "https://rebind.example.org/canary"})
+
+    assert (error.code, asked) == (Code.ENDPOINT_REFUSED, ["rebind.example.org"])
+    assert connected == [("8.8.8.8", 443)] * TRIES
 
 
 def test_callback_that_is_down_is_named(pool: Pool, pipeline: Pipeline) -> None:

@@ -18,6 +18,7 @@ from cloudpush.push.job import Destination, Profile, Seen
 from cloudpush.push.ports import Control
 from cloudpush.verify.heads import S3Inspector
 from fakes_inspector import GoOn, PlainSecret
+from names_served import refusing, resolving
 
 
 @dataclass(frozen=True)
@@ -350,19 +351,6 @@ def test_no_tls_where_tls_is_asked_for(server: Server) -> None:
     assert (error.code, server.asked) == (Code.TLS_FAILED, [])
 
 
-def resolving(monkeypatch: pytest.MonkeyPatch, *rounds: str) -> list[str]:
-    """Make every name resolve to the next of ``rounds`` each time it is asked for; returns the names asked for."""
-    asked: list[str] = []
-    answers = iter(rounds)
-
-    def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        asked.append(host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers), port))]
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return asked
-
-
 def test_a_users_endpoint_that_leads_inside_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name looks public, its address is not: no connection is made."""
     resolving(monkeypatch, "127.0.0.1")
@@ -376,13 +364,7 @@ def test_a_users_endpoint_that_leads_inside_is_refused(server: Server, monkeypat
 def test_the_address_that_was_checked_is_connected_to(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that resolves differently the second time (DNS rebinding) is not asked a second time."""
     asked = resolving(monkeypatch, "8.8.8.8", "127.0.0.1", "127.0.0.1")
-    connected: list[tuple[str, int]] = []
-
-    async def connect(_loop: object, _sock: object, address: tuple[str, int]) -> None:
-        connected.append(address)
-        raise ConnectionRefusedError(111, "Connection refused")
-
-    monkeypatch.setattr(asyncio.selector_events.BaseSelectorEventLoop, "sock_connect", connect)
+    connected = refusing(monkeypatch)
     theirs = destination(server.port, "https", trusted=False, host="s3.example.org")
 
     error = failure(lambda: S3Inspector().look(theirs, PlainSecret(), ["a"], GoOn()))
