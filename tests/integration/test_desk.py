@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -18,17 +18,8 @@ from cloudpush.push.custody import Reason
 from cloudpush.push.signed.desk import SignedCard
 from cloudpush.push.states import State
 from records import Record
-from servers import Database
 
 DIGEST, OTHER = bytes(32), bytes([1] * 32)
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    """A database with what the application does in it."""
-    made = Record(database)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +19,6 @@ from cloudpush.audit.filters import Filter
 from cloudpush.errors import Code, InputError
 from notaries import FakeNotary
 from records import Record
-from servers import Database
 
 NASTY = [
     "=1+1",
@@ -47,13 +45,6 @@ NASTY = [
 
 #: Rows at the least; two by default.
 LEAST = {"series": 1}
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    made = Record(database)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -28,17 +28,9 @@ from fakes import FakeClock
 from fakes_vault import FakeVault
 from grant_builders import SCOPE, a_grant, a_share, an_attempt, its_credential, some_tokens
 from records import Record
-from servers import Database, Databases
+from servers import Databases
 
 WORKER = "worker-1"
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    """This module's database."""
-    made = Record(database)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
@@ -26,15 +25,6 @@ from cloudpush.errors import Code, InputError
 from cloudpush.push.job import Progress
 from cloudpush.push.states import FileState, State
 from records import Record
-from servers import Database
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    """A database with what the application does in it."""
-    made = Record(database)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -31,15 +30,6 @@ from cloudpush.push.signed.places import read_destination
 from cloudpush.push.states import Event
 from cloudpush.push.trust.chain import content_hash, event_hash_2
 from records import Record
-from servers import Database
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    """A database with what the application does in it."""
-    made = Record(database)
-    yield made
-    made.close()
 
 
 @pytest.fixture

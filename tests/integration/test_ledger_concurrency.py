@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -37,18 +37,9 @@ from cloudpush.errors import Code, InputError, LeaseLost
 from cloudpush.push.job import Destination, Lease, Page, Part, Push
 from cloudpush.push.states import Event, State, Wish
 from records import Record
-from servers import Database
 
 T = TypeVar("T")
 THREADS = 8
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    """A database with what the application does in it."""
-    made = Record(database)
-    yield made
-    made.close()
 
 
 def at_once(act: Callable[[int], T], times: int = THREADS) -> list[T]:

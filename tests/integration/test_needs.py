@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from builders import a_lease, a_piece, failed, paused, verified
@@ -11,14 +9,6 @@ from cloudpush.audit import needs
 from cloudpush.audit.needs import needs_of
 from cloudpush.errors import Code
 from records import Record
-from servers import Database
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    made = Record(database)
-    yield made
-    made.close()
 
 
 def test_files_without_a_verdict_need_urls(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:

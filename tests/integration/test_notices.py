@@ -30,16 +30,8 @@ from fakes import FakeClock
 from fakes_vault import FakeVault
 from integration.test_hook import SECRET, Pipeline, hangs_up, says
 from records import Record
-from servers import Database
 
 WEB = "https://push.example"
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    made = Record(database)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

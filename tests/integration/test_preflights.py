@@ -37,15 +37,7 @@ from fakes import FakeAnnouncer
 from fakes_inspector import GoOn
 from fakes_vault import FakeVault
 from records import Record
-from servers import Cloud, Database
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    """A database with what the application does in it."""
-    made = Record(database)
-    yield made
-    made.close()
+from servers import Cloud
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,14 +26,6 @@ from cloudpush.push.trust.issuing import Issuing
 from fakes import FakeClock
 from receipt_builders import Notary
 from records import Record
-from servers import Database
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    made = Record(database)
-    yield made
-    made.close()
 
 
 @pytest.fixture

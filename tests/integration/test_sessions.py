@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
@@ -13,17 +12,8 @@ import sqlalchemy as sa
 from cloudpush.audit import integrity
 from cloudpush.audit.sessions import Session, Sessions
 from records import Record
-from servers import Database
 
 HOUR = 3600.0
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    """This module's database."""
-    made = Record(database)
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

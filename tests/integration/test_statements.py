@@ -8,22 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 import sqlalchemy as sa
 
 from builders import a_destination, a_lease, a_page, a_request, done, verified
 from cloudpush.push.admission import CredentialCard
 from grant_stores import GrantsInPostgres, connected
 from records import Record
-from servers import Database
-
-
-@pytest.fixture(scope="module")
-def record(database: Database) -> Iterator[Record]:
-    """A database with what the application does in it."""
-    made = Record(database)
-    yield made
-    made.close()
 
 
 class Counting:
