@@ -332,7 +332,7 @@ def test_a_push_is_found_by_its_labels_before_and_after_it_ends(record: Record) 
     first, second = labels.items()
     assert found(label=first) == found(labels=(first, second)) == found(label=second, owner=OWNER) == [waits, ended]
     assert found(label=first, states=(State.SUCCEEDED,)) == [ended]
-    assert found(label=("kept-by", "lab")) == []
+    assert found(label=("kept-by", "lab")) == found(label=("kept-by=lab", "3")) == []
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])

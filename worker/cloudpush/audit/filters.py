@@ -80,10 +80,11 @@ class Filter:
 
     @property
     def nothing(self) -> bool:
-        """Whether it contradicts itself, or asks for words and names none: no push is let through."""
+        """Whether it contradicts itself, asks for words and names none, or for a label that there cannot be."""
         return (
             bool(self.text and self.text.strip() and not any(self.words))
             or any(self.all_labels.get(k) != v for k, v in self.labels)
+            or any("=" in key for key in self.all_labels)
             or ((self.strength is not None or self.at_most is not None) and not self.strengths)
         )
 
