@@ -74,7 +74,7 @@ test: $(VENV)/.ready ## Run every test, on real servers that it starts and stops
 	$(CLEAN) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 unit: $(VENV)/.ready ## Run the unit tests only (seconds, no servers)
-	$(CLEAN) $(BIN)/python -m pytest tests/unit -p no:cacheprovider
+	$(CLEAN) $(BIN)/python -m pytest tests/unit -n $(WORKERS) --dist loadgroup -p no:cacheprovider
 
 browser: $(VENV)/.ready ## Run the browser tests only; PICTURES=docs/pictures makes the docs' screenshots anew
 	$(install-chromium)

@@ -107,7 +107,7 @@ def running() -> Iterator[Api]:
 
     server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True)
     thread.start()
     api.url = f"http://127.0.0.1:{server.server_port}"
     try:
