@@ -325,3 +325,10 @@ def test_no_token_in_a_path_is_logged(site: ApiSite) -> None:
         site.client().get(f"/pushes/{token}")
     assert [line["event"] for line in heard].count("served") == 2
     assert token not in str(heard)
+
+
+@pytest.mark.parametrize("path", ["problems/a%0Ab", "a%0Ab", "pushes%0A/1", "%0D%0A", "problems/%E2%80%A8"])
+def test_an_address_with_a_line_end_is_the_apis(site: ApiSite, path: str) -> None:
+    """It was answered by a page, since a pattern ended there."""
+    answer = site.client("ada@lab").get(f"/v1/{path}")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")

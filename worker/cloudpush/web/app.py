@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp
 
 from cloudpush.errors import CloudPushError
 from cloudpush.web import access, account, connections, consent, issuer, live, pushes, signin, words
@@ -37,7 +39,7 @@ def make_app(services: WebServices, *, stopping: Callable[[], bool] = lambda: Fa
     streams = live.Streams(stopping)
     api = make_api(services, streams)
     routes: list[BaseRoute] = [
-        Mount("/v1", api),
+        _mounted("/v1", api),
         get("/", lambda visit: visit.see("/connections")),
         *signin.routes(services),
         *account.routes(services),
@@ -60,6 +62,13 @@ def make_app(services: WebServices, *, stopping: Callable[[], bool] = lambda: Fa
     app.state.templates = make_templates(assets)
     app.state.streams = streams
     return app
+
+
+def _mounted(path: str, app: ASGIApp) -> Mount:
+    """Whatever follows: Starlette's own pattern ends at a line's end, and what comes after it would be a page."""
+    made = Mount(path, app)
+    made.path_regex = re.compile(made.path_regex.pattern, re.DOTALL)
+    return made
 
 
 def make_templates(assets: Assets) -> Environment:
