@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from cloudpush.errors import CloudPushError, Code, ConsentRevoked, CredentialError, InputError, StoreError, VaultError
-from cloudpush.push.custody import REFRESH_PATIENCE, Credential
+from cloudpush.push.credential import Credential
+from cloudpush.push.custody import REFRESH_PATIENCE
 from cloudpush.push.grants.model import Attempt, AttemptEnd, Chore, Grant, GrantState, Share, Tokens
 from cloudpush.push.grants.ports import GrantStore
 from cloudpush.push.job import Push

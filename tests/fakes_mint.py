@@ -11,7 +11,7 @@ from uuid import UUID
 from builders import CREDENTIAL, NOON, OWNER
 from cloudpush.credentials.minting import AccessTokens
 from cloudpush.errors import Code, InputError
-from cloudpush.push.custody import CredentialState
+from cloudpush.push.credential import CredentialState
 from cloudpush.push.grants.model import OAUTH_GRANT, Flow, Grant, GrantState, Provider, Tokens, Use
 from cloudpush.push.grants.ports import IdentityTokens, Providers
 

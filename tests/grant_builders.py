@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from builders import NOON, OWNER
-from cloudpush.push.custody import Credential, CredentialState
+from cloudpush.push.credential import Credential, CredentialState
 from cloudpush.push.grants.model import OAUTH_GRANT, Attempt, Grant, GrantState, Share, Tokens
 
 SCOPE = "storage.write"

@@ -16,7 +16,7 @@ from cloudpush.audit.history import History
 from cloudpush.audit.ledger import Ledger
 from cloudpush.audit.sheets import Sheets
 from cloudpush.push.admission import CredentialCard
-from cloudpush.push.custody import Credential, CredentialState
+from cloudpush.push.credential import Credential, CredentialState
 from cloudpush.push.job import FileResult, Push, Request, Verdict
 from cloudpush.push.signed.model import SIGNED_URLS
 from cloudpush.push.states import State

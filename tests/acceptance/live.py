@@ -26,7 +26,7 @@ import servers
 from acceptance.gate import Gate
 from cloudpush.audit.history import Filter
 from cloudpush.credentials.kinds import AccessKey
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.settings import Settings, read_settings
 from cloudpush.stack.seaweedfs import S3Identity, SeaweedFS
 from cloudpush.wiring import Services, build

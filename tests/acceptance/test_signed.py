@@ -14,7 +14,7 @@ import pytest
 
 from acceptance.live import Exit, Live, until
 from acceptance.portal import Portal, manifest
-from cloudpush.push.custody import Caller, CredentialState
+from cloudpush.push.credential import Caller, CredentialState
 from cloudpush.push.job import Request
 from doubles.faults import Fault, FaultProxy, Rule
 from servers import ADMIN

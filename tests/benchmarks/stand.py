@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from cloudpush.audit.tables import push
 from cloudpush.credentials.kinds import parse
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.job import Request
 from cloudpush.push.states import State
 from cloudpush.settings import Settings, read_settings

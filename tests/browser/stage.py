@@ -22,7 +22,7 @@ from acceptance.gate import Gate
 from acceptance.live import FAST, HOST, PATIENCE_SECONDS, Cli, _end
 from cloudpush.audit.history import Filter
 from cloudpush.cli import demo_consent
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.model import Grant
 from cloudpush.settings import Settings, read_settings
 from cloudpush.stack.oauth_mock import OAuthClient, OAuthMock

@@ -22,7 +22,7 @@ from cloudpush.credentials import ed25519
 from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.kinds import parse
 from cloudpush.errors import CloudPushError
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.model import NOTIFY_HOOK
 from cloudpush.push.packages import MANIFEST, NAMES, TAGS
 from cloudpush.push.states import Event, Package, State

@@ -31,7 +31,7 @@ from chaos.stand import BUCKET, KIB, MIB, OWNER, REGION, USER, Digests, Expected
 from chaos.urls import UrlPushes
 from cloudpush.credentials.kinds import parse
 from cloudpush.errors import CloudPushError
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.job import Request
 from cloudpush.push.states import Package, State
 from cloudpush.settings import read_settings

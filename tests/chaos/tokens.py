@@ -34,7 +34,7 @@ from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.vault import TokenSafe, TokenSealer
 from cloudpush.errors import CloudPushError, Code
 from cloudpush.logs import setup_logs
-from cloudpush.push.custody import Credential, CredentialState
+from cloudpush.push.credential import Credential, CredentialState
 from cloudpush.push.grants import refresh
 from cloudpush.push.grants.access import Access
 from cloudpush.push.grants.model import OAUTH_GRANT, Grant, GrantState, Rotation

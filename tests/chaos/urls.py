@@ -21,7 +21,7 @@ from chaos.road import SlowRoad
 from chaos.stand import BUCKET, KIB, MIB, OWNER, USER, Digests, Expected, write
 from cloudpush.credentials.kinds import parse
 from cloudpush.errors import CloudPushError, Code
-from cloudpush.push.custody import Caller, CredentialState
+from cloudpush.push.credential import Caller, CredentialState
 from cloudpush.push.job import Request
 from cloudpush.push.signed.model import RESIGN_HOOK
 from cloudpush.push.states import Event, State

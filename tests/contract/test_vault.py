@@ -14,7 +14,7 @@ from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.kinds import AccessKey, parse
 from cloudpush.credentials.vault import Keeper, Safe, Sealer, TokenSafe, TokenSealer, Vault
 from cloudpush.errors import Code, CredentialError, VaultError
-from cloudpush.push import custody, ports
+from cloudpush.push import credential, ports
 from cloudpush.push.grants.model import OAUTH_GRANT
 from cloudpush.push.grants.ports import TokenSafe as TokenSafePort
 from cloudpush.push.grants.ports import TokenSealer as TokenSealerPort
@@ -34,11 +34,11 @@ class House(Protocol):
     """A vault as its users see it, and as a thief with the KV store does."""
 
     @property
-    def sealer(self) -> custody.Sealer: ...
+    def sealer(self) -> credential.Sealer: ...
     @property
     def vault(self) -> ports.Vault: ...
     @property
-    def keeper(self) -> custody.Keeper: ...
+    def keeper(self) -> credential.Keeper: ...
     @property
     def sheets(self) -> SheetSealer: ...
     @property

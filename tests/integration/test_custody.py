@@ -18,16 +18,8 @@ from cloudpush.audit.tables import CREDENTIAL_STATES, event
 from cloudpush.audit.tables import credential as table
 from cloudpush.credentials.kinds import parse
 from cloudpush.errors import CloudPushError, Code, CredentialError, VaultError
-from cloudpush.push.custody import (
-    CREDENTIAL_TRANSITIONS,
-    SEALING_PATIENCE,
-    Caller,
-    Credential,
-    CredentialState,
-    Custody,
-    Rotation,
-    Use,
-)
+from cloudpush.push.credential import CREDENTIAL_TRANSITIONS, Caller, Credential, CredentialState, Rotation, Use
+from cloudpush.push.custody import SEALING_PATIENCE, Custody
 from fakes_vault import FakeVault
 
 SECRET = parse(

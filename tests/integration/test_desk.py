@@ -14,7 +14,7 @@ from cloudpush.audit.credentials import Credentials
 from cloudpush.audit.integrity import verify
 from cloudpush.errors import Code, InputError
 from cloudpush.push.admission import CredentialCard
-from cloudpush.push.custody import Reason
+from cloudpush.push.credential import Reason
 from cloudpush.push.signed.desk import SignedCard
 from cloudpush.push.states import State
 from records import Record

@@ -26,7 +26,7 @@ import servers
 from cloudpush.credentials.kinds import parse
 from cloudpush.credentials.notary import ANCHOR
 from cloudpush.credentials.providers import read_providers
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.consenting import Consenting
 from cloudpush.push.grants.model import WEB_IDENTITY, Grant
 from cloudpush.settings import Settings

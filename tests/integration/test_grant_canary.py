@@ -21,7 +21,7 @@ import pytest
 from acceptance import searcher
 from acceptance.searcher import Thing
 from cloudpush.credentials.kinds import parse
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.model import NOTIFY_HOOK
 from cloudpush.push.states import State
 from cloudpush.settings import Settings

@@ -25,7 +25,7 @@ from cloudpush.credentials.connection import VaultConnection
 from cloudpush.credentials.kinds import parse
 from cloudpush.credentials.vault import TokenSafe
 from cloudpush.errors import Code, CredentialError, InputError
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.model import NOTIFY_HOOK, GrantState
 from cloudpush.push.states import State
 from cloudpush.settings import Settings

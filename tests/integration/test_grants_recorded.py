@@ -20,7 +20,8 @@ from cloudpush.audit.grants import GrantBook, lock_key
 from cloudpush.audit.history import Filter, Row
 from cloudpush.errors import CloudPushError, Code, InputError, StoreError
 from cloudpush.push.admission import CredentialCard
-from cloudpush.push.custody import Caller, Custody, Reason
+from cloudpush.push.credential import Caller, Reason
+from cloudpush.push.custody import Custody
 from cloudpush.push.grants.model import Chore, Grant, GrantState
 from cloudpush.push.job import Lease, Push, Verdict
 from cloudpush.push.states import State

@@ -21,7 +21,7 @@ from cloudpush.audit.integrity import verify as verify_record
 from cloudpush.credentials.kinds import parse
 from cloudpush.errors import Code, InputError, VaultError
 from cloudpush.net import Pool
-from cloudpush.push.custody import Reason
+from cloudpush.push.credential import Reason
 from cloudpush.push.grants.hands import TAKEN_SECONDS
 from cloudpush.push.grants.model import NOTIFY_HOOK
 from cloudpush.push.notices import LATEST, PATIENCE, SOONEST, Notifying, Owed

@@ -18,7 +18,7 @@ from builders import OWNER
 from cloudpush.cli.main import app
 from cloudpush.credentials.kinds import parse
 from cloudpush.errors import Code
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.model import NOTIFY_HOOK
 from cloudpush.settings import Settings
 from cloudpush.stack.services import Valkey

@@ -18,7 +18,7 @@ from cloudpush.audit.database import transaction
 from cloudpush.credentials.kinds import parse
 from cloudpush.errors import CloudPushError, Code
 from cloudpush.manifest import rows as manifest_rows
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.intake import Accepted, Preview
 from cloudpush.push.signed import sheets
 from cloudpush.push.signed.model import SIGNED_URLS

@@ -16,7 +16,8 @@ import signed_door
 from cloudpush.audit.database import transaction
 from cloudpush.audit.desk import Desk
 from cloudpush.errors import CloudPushError, Code, CredentialError, StoreError, VaultError
-from cloudpush.push.custody import SEALING_PATIENCE, SET_PATIENCE, Caller
+from cloudpush.push.credential import Caller
+from cloudpush.push.custody import SEALING_PATIENCE, SET_PATIENCE
 from cloudpush.push.signed.sets import Sets
 from signed_door import Door
 from signed_rows import CANARY, ORIGIN, numbered

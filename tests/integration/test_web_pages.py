@@ -19,7 +19,7 @@ import web_site
 from builders import an_error
 from cloudpush.audit.database import append_event
 from cloudpush.errors import Code
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.model import WEB_IDENTITY, Chore, GrantState
 from cloudpush.push.states import Event, State
 from cloudpush.stack.services import Valkey

@@ -19,7 +19,7 @@ from cloudpush.audit import integrity, migrate
 from cloudpush.audit.database import make_engine
 from cloudpush.audit.tables import CHORES, CREDENTIAL_STATES, GRANT_STATES, metadata
 from cloudpush.errors import Code, StoreError
-from cloudpush.push.custody import CredentialState
+from cloudpush.push.credential import CredentialState
 from cloudpush.push.grants.model import GRANT_TRANSITIONS, Chore, GrantState
 from cloudpush.push.states import TRANSITIONS, FileState, State
 from cloudpush.settings import Settings

@@ -10,7 +10,7 @@ import pytest
 
 from builders import NOON, OWNER
 from cloudpush.errors import CloudPushError, Code, InputError
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.desk import LONGEST_SHARE, Grants
 from cloudpush.push.grants.model import OAUTH_GRANT, Chore, Grant, GrantState, Share
 from cloudpush.push.job import Destination, Profile

@@ -18,7 +18,7 @@ from cloudpush.credentials.mint_aws import IdentityOverError, Keys
 from cloudpush.credentials.mint_azure import DelegationKey
 from cloudpush.credentials.minting import Mint
 from cloudpush.errors import CloudPushError, Code, ConsentRevoked, CredentialError, DestinationError
-from cloudpush.push.custody import CredentialState
+from cloudpush.push.credential import CredentialState
 from cloudpush.push.grants.model import Bearer, GrantState, Pass, Provider, Sas, Tokens, Use
 from cloudpush.push.job import Destination, Profile, Push
 from cloudpush.push.states import Overwrite

@@ -15,7 +15,7 @@ from cloudpush.audit.rows import EventRow
 from cloudpush.audit.tables import chore, credential, oauth_grant
 from cloudpush.audit.tables import consent_attempt as t
 from cloudpush.errors import Code, CredentialError
-from cloudpush.push.custody import Credential
+from cloudpush.push.credential import Credential
 from cloudpush.push.grants.model import Attempt, AttemptEnd, Chore, Grant, GrantState, Tokens
 from cloudpush.push.states import Event
 

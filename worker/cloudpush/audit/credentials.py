@@ -1,6 +1,6 @@
 """Credentials in Postgres: metadata and its events, never a secret.
 
-Implements :class:`cloudpush.push.custody.CredentialStore` and :class:`cloudpush.push.signed.sets.SetStore`. Guards
+Implements :class:`cloudpush.push.credential.CredentialStore` and :class:`cloudpush.push.signed.sets.SetStore`. Guards
 stand in the UPDATE: a state changes only from a state that it may leave, and its event is appended in the same
 transaction.
 """
@@ -20,17 +20,8 @@ from cloudpush.audit.database import append_event, transaction
 from cloudpush.audit.tables import credential as t
 from cloudpush.audit.tables import event, oauth_grant, push, renewal, sheet
 from cloudpush.errors import Code, CredentialError, InputError
-from cloudpush.push.custody import (
-    CREDENTIAL_TRANSITIONS,
-    REFRESH_PATIENCE,
-    SEALING_PATIENCE,
-    Block,
-    Credential,
-    CredentialState,
-    Due,
-    Reason,
-    Use,
-)
+from cloudpush.push.credential import CREDENTIAL_TRANSITIONS, Block, Credential, CredentialState, Due, Reason, Use
+from cloudpush.push.custody import REFRESH_PATIENCE, SEALING_PATIENCE
 from cloudpush.push.grants.model import GRANT_KINDS, NOTIFY_HOOK
 from cloudpush.push.signed.model import SIGNED_URLS, SheetCard
 from cloudpush.push.states import Event

@@ -17,7 +17,7 @@ from rich.text import Text
 from cloudpush.cli.context import console, os_user, parse_time, print_json, services, when
 from cloudpush.cli.exits import Exit
 from cloudpush.errors import Code, InputError
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.model import Grant, GrantState, Share
 from cloudpush.wiring import Services
 

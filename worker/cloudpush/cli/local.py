@@ -18,7 +18,7 @@ from cloudpush.cli.desk import Moment, NewCredential, Row, Which, document_of
 from cloudpush.cli.handed import Handed
 from cloudpush.cli.wait import follow
 from cloudpush.errors import Code, InputError, SourceError
-from cloudpush.push.custody import Caller, Credential
+from cloudpush.push.credential import Caller, Credential
 from cloudpush.push.intake import Accepted
 from cloudpush.push.job import Request
 from cloudpush.push.preflights import Asked

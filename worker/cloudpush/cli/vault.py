@@ -10,7 +10,7 @@ import typer
 from cloudpush.cli.context import os_user, print_json, services
 from cloudpush.cli.credential import Json
 from cloudpush.cli.exits import Exit
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 
 app = typer.Typer(name="vault", help="Rotate the key under which credentials are sealed.", no_args_is_help=True)
 

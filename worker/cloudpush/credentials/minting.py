@@ -25,7 +25,7 @@ from cloudpush.credentials.mint_aws import OURS, IdentityOverError, Keys, Role, 
 from cloudpush.credentials.mint_azure import Account, DelegationKey, fetch_key, sign
 from cloudpush.errors import CloudPushError, Code, ConsentRevoked, CredentialError, InputError
 from cloudpush.logs import get_logger
-from cloudpush.push.custody import CredentialState
+from cloudpush.push.credential import CredentialState
 from cloudpush.push.grants.model import Bearer, Grant, GrantState, Pass, Provider, Tokens, Use, renew_at
 from cloudpush.push.grants.policies import NOTHING, compact
 from cloudpush.push.grants.ports import GrantStore, IdentityTokens, Providers

@@ -146,7 +146,7 @@ def _unwrap(connection: VaultConnection, envelope: Envelope, binding: Binding) -
 
 
 class Sealer:
-    """Seals credentials (role ``intake``). Implements :class:`cloudpush.push.custody.Sealer`."""
+    """Seals credentials (role ``intake``). Implements :class:`cloudpush.push.credential.Sealer`."""
 
     def __init__(self, connection: VaultConnection) -> None:
         self._connection = connection
@@ -182,7 +182,7 @@ class TokenSealer:
 
 
 class Leaver:
-    """Destroys nothing (role ``web``): what is marked as ``purging`` the sweeper destroys. Implements ``push.custody.Keeper``."""
+    """Destroys nothing (role ``web``): what is marked as ``purging`` the sweeper destroys. Implements ``push.credential.Keeper``."""
 
     def _refuse(self, *_: object) -> NoReturn:
         raise VaultError(Code.VAULT_DENIED, "The role web destroys and rewraps nothing: the sweeper does.")
@@ -321,7 +321,7 @@ class TokenPen:
 
 
 class Keeper:
-    """Destroys, rotates and rewraps (role ``keeper``). Implements :class:`cloudpush.push.custody.Keeper`."""
+    """Destroys, rotates and rewraps (role ``keeper``). Implements :class:`cloudpush.push.credential.Keeper`."""
 
     def __init__(self, connection: VaultConnection) -> None:
         self._connection = connection

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute
 
 from cloudpush.audit.history import Filter
 from cloudpush.errors import CloudPushError, Code, InputError
-from cloudpush.push.custody import Use
+from cloudpush.push.credential import Use
 from cloudpush.push.grants.model import Flow, Grant, GrantState, Provider, Rotation, Share
 from cloudpush.push.states import State
 from cloudpush.web import words

@@ -49,7 +49,7 @@ from starlette.routing import Route
 from cloudpush.errors import CloudPushError, Code, InputError
 from cloudpush.logs import get_logger
 from cloudpush.push.access.model import Right
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.web import sessions
 from cloudpush.web.failing import error_response
 from cloudpush.web.headers import POLICY

@@ -26,7 +26,7 @@ from cloudpush.credentials.kinds import AccessKey
 from cloudpush.credentials.providers import read_providers
 from cloudpush.credentials.vault import Safe, TokenSafe, Vault
 from cloudpush.push.couriers import GrantCourier, KeyCourier
-from cloudpush.push.custody import CredentialState
+from cloudpush.push.credential import CredentialState
 from cloudpush.push.grants.hands import HANDS, Hands
 from cloudpush.push.grants.model import GRANT_KINDS, NOTIFY_HOOK
 from cloudpush.push.leases import LeaseKeeper

@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 
 from cloudpush.errors import CloudPushError, Code, InputError, StoreError, VaultError
 from cloudpush.logs import get_logger
-from cloudpush.push.custody import Credential, CredentialState
+from cloudpush.push.credential import Credential, CredentialState
 from cloudpush.push.grants import proofs
 from cloudpush.push.grants.judging import check_enough, check_way, code_of, differences
 from cloudpush.push.grants.model import (

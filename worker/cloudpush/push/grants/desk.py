@@ -1,7 +1,7 @@
 """A grant, seen by its user: look at it, share it, try it out, take it back.
 
 What only a worker can do (unseal, sign) is noted as a chore, which a worker takes up within seconds. Who
-may ask is decided here, by the row's owner: the doors bring a :class:`~cloudpush.push.custody.Caller` and nothing else.
+may ask is decided here, by the row's owner: the doors bring a :class:`~cloudpush.push.credential.Caller` and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from cloudpush.errors import Code, InputError
-from cloudpush.push.custody import Caller
+from cloudpush.push.credential import Caller
 from cloudpush.push.grants.model import Chore, Grant, GrantState, Share
 from cloudpush.push.grants.ports import GrantStore, Providers
 from cloudpush.push.job import Destination

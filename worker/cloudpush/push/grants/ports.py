@@ -9,7 +9,7 @@ from typing import Protocol
 from uuid import UUID
 
 from cloudpush.errors import CloudPushError
-from cloudpush.push.custody import Credential
+from cloudpush.push.credential import Credential
 from cloudpush.push.grants.model import Attempt, AttemptEnd, Chore, Grant, Pass, Provider, Share, Tokens
 from cloudpush.push.job import Push, Secret
 

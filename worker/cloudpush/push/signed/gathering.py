@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cloudpush.errors import Code, InputError
-from cloudpush.push.custody import Credential
+from cloudpush.push.credential import Credential
 from cloudpush.push.ports import Clock
 from cloudpush.push.signed.model import Kind, Ticket
 from cloudpush.push.signed.pathbook import PathBook

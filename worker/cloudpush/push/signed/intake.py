@@ -22,7 +22,7 @@ from uuid import UUID
 
 from cloudpush.errors import Code, CredentialError, InputError, SourceError
 from cloudpush.push.admission import CredentialCard, demanded
-from cloudpush.push.custody import Caller, Credential, CredentialState
+from cloudpush.push.credential import Caller, Credential, CredentialState
 from cloudpush.push.intake import Accepted, Preview, announce, check_words, preview_of
 from cloudpush.push.job import Destination, PlannedFile, Refusal, Request
 from cloudpush.push.ports import Announcer, Clock

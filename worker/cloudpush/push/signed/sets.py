@@ -19,7 +19,8 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID, uuid4
 
-from cloudpush.push.custody import Caller, Credential, CredentialState, Custody, Reason
+from cloudpush.push.credential import Caller, Credential, CredentialState, Reason
+from cloudpush.push.custody import Custody
 from cloudpush.push.ports import Clock
 from cloudpush.push.signed.model import SIGNED_URLS, SheetCard
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from cloudpush.credentials.kinds import KINDS, parse
 from cloudpush.errors import Code, InputError
 from cloudpush.push.access.model import Principal, Right
-from cloudpush.push.custody import Caller, Credential
+from cloudpush.push.credential import Caller, Credential
 from cloudpush.web.api.auth import Asker
 from cloudpush.web.api.documents import NOT_MODIFIED, problems
 from cloudpush.web.api.paging import Cursor, IfNoneMatch, Limit, Paged, Strict, answer, decode, encode, page
