@@ -169,7 +169,7 @@ def _newest_over(
     limit: int,
     after: Cursor | None,
 ) -> list[sa.RowMapping]:
-    """By an index of ``index``, which is written once for each push. What is not over first, as for lookups."""
+    """By an index of the table ``index``, which has what is over. What is not over first, as for lookups."""
     p, i = push.c, index.c
     live: list[sa.RowMapping] = []
     if not any(state.final for state in which.any_state):
@@ -274,8 +274,11 @@ def _some_before(c: sa.Connection, end: Cursor, many: int, floor: datetime) -> d
 
 def _expected(c: sa.Connection, which: Filter) -> float:
     """How many pushes Postgres expects to have the filter's terms: by its statistics, whose surprises cost time only."""
-    plan = c.execute(EXPECTED, {"terms": query_text(terms(which))}).scalar_one() if terms(which) else None
-    return plan[0]["Plan"]["Plan Rows"] if plan else inf
+    wanted = terms(which)
+    if not wanted:
+        return inf
+    plan = c.execute(EXPECTED, {"terms": query_text(wanted)}).scalar_one()
+    return float(plan[0]["Plan"]["Plan Rows"])
 
 
 EXPECTED = sa.text(
