@@ -181,6 +181,27 @@ def test_of_many_files_that_differ_the_first_are_named(scene: Scene) -> None:
     assert (len(found), found[-1]) == (NAMED + 1, "5 more files differ from the receipt")
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        """json_build_object('receipt', '{receipt}')""",
+        """json_build_object('receipt', '{receipt}', 'events', '[]'::json)""",
+        """json_build_object('receipt', '{receipt}', 'events', '[]'::json, 'pseudonym', 'p-1', 'made_at', 'now', 'signature', 'AAAA')""",
+    ],
+    ids=["of no events", "half of one", "not signed"],
+)
+def test_an_erasure_that_nobody_signed_excuses_nothing(scene: Scene, told: str) -> None:
+    """A superuser edits the row, and has an event say that a name was replaced in this receipt."""
+    receipt = scene.compare()[1].statement_sha256
+    scene.tamper(
+        "UPDATE push SET owner = 'mallory' WHERE id = :id",
+        "SELECT cloudpush_append(:id, 'operator', ARRAY['audit.pseudonymised'], ARRAY[NULL]::uuid[], "
+        f"ARRAY[{told.format(receipt=receipt)}::text])".replace("::", r"\:\:"),
+    )
+
+    assert "the record differs from the receipt in: push.owner" in scene.faults()
+
+
 def test_a_name_that_was_replaced_since_is_no_fault(scene: Scene) -> None:
     """The erasure names this receipt, and is signed; what differs is said."""
     signer = scene.notary.signer

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from cloudpush.audit.chains import Signed
 from cloudpush.audit.database import transaction
 from cloudpush.audit.findings import Report, Witness
 from cloudpush.audit.integrity import verify
@@ -24,6 +25,7 @@ from cloudpush.audit.retired import Retirement, cuts_of, verify_retired
 from cloudpush.push.states import Event
 from cloudpush.push.trust.canonical import canonical, read_canonical
 from cloudpush.push.trust.checking import Proved
+from cloudpush.push.trust.erasures import read_erasure
 from cloudpush.push.trust.merkle import Tree
 from cloudpush.push.trust.receipts import make_statement
 
@@ -60,14 +62,23 @@ def verify_receipt(engine: sa.Engine, proved: Proved, reread: Reread, witness: W
     with transaction(engine.execution_options(isolation_level="REPEATABLE READ")) as c:
         c.execute(sa.text("SET LOCAL statement_timeout = 0"))
         retirement = verify_retired(c, Report(), push_id)
-        return report, _Comparison(c, report, proved, push_id, retirement).place(reread)
+        return report, _Comparison(c, report, proved, push_id, retirement, witness.signed).place(reread)
 
 
 class _Comparison:
     """One receipt and one push, in one snapshot."""
 
-    def __init__(self, c: sa.Connection, report: Report, proved: Proved, push_id: UUID, retirement: Retirement) -> None:
+    def __init__(
+        self,
+        c: sa.Connection,
+        report: Report,
+        proved: Proved,
+        push_id: UUID,
+        retirement: Retirement,
+        signed: Signed | None,
+    ) -> None:
         self._c, self._report, self._proved, self._push_id, self._retirement = c, report, proved, push_id, retirement
+        self._signed = signed
         self._stated = proved.statement
         self._sha256 = hashlib.sha256(canonical(proved.statement)).hexdigest()
         kept = cuts_of(c, [push_id.bytes], retirement).get(push_id.bytes, {}) if retirement.months else {}
@@ -103,7 +114,7 @@ class _Comparison:
             software={},
         )
         now = read_canonical(text)
-        replaced = self._c.execute(REPLACED, {"id": self._push_id, "sha256": self._sha256}).scalar_one()
+        replaced = any(map(self._took_back, self._c.execute(ERASURES, {"id": self._push_id}).scalars()))
         differ, excused = list[str](), list[str]()
         for section in ("push", "credential", "verdict"):
             for name in sorted({*stated[section], *now[section]}):
@@ -116,6 +127,16 @@ class _Comparison:
             self._report.unchecked.append(
                 f"{', '.join(excused)}: a name was replaced there since the receipt was issued, by a signed erasure"
             )
+
+    def _took_back(self, data: str) -> bool:
+        """Whether an event's data is an erasure, signed, that this receipt had the name in. No key at hand: believed."""
+        try:
+            found = read_erasure(self._push_id, data)
+            if found is None or found[0].receipt != bytes.fromhex(self._sha256):
+                return False
+            return self._signed is None or self._signed(found[1], found[0].to_sign())
+        except ValueError:
+            return False
 
     # -- chain -------------------------------------------------------------------------------------
 
@@ -218,9 +239,7 @@ class _Differences:
             self._blame(what)
 
 
-REPLACED = sa.text("""
-    SELECT EXISTS (SELECT FROM event WHERE stream = :id AND kind = 'audit.pseudonymised' AND data->>'receipt' = :sha256)
-""")
+ERASURES = sa.text("SELECT data::text FROM event WHERE stream = :id AND kind = 'audit.pseudonymised' ORDER BY seq")
 
 EVENT = sa.text("""
     SELECT e.hash, (SELECT number FROM checkpoint k WHERE e.id BETWEEN k.first_id AND k.last_id) AS checkpoint
